@@ -1,0 +1,192 @@
+"""Backbones: normalised pictures in, [C3, C4, C5] out (strides 8, 16, 32). `BACKBONES` is the one list of them.
+
+The ResNets and RegNet are torchvision's, EfficientNet-Lite0 is written here (torchvision has none), and "timm:NAME" takes
+any network of an installed timm that can give features. Each has `.channels` of C3, C4, C5 and `.early()`: the modules up
+to stride 4, whose general features a detector with pre-trained weights need not learn again.
+"""
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+TENSORFLOW_PIXELS = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
+
+
+class ResNetBody(nn.Module):
+    """torchvision's ResNet without its classifier; the same key names."""
+
+    def __init__(self, network: nn.Module, channels: list):
+        super().__init__()
+        self.channels = channels
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            setattr(self, name, getattr(network, name))
+
+    def early(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.layer1]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        c3 = self.layer2(x)
+        c4 = self.layer3(c3)
+        return [c3, c4, self.layer4(c4)]
+
+
+class RegNetBody(nn.Module):
+    """torchvision's RegNet without its classifier; the same key names."""
+
+    def __init__(self, network: nn.Module, channels: list):
+        super().__init__()
+        self.channels, self.stem, self.trunk_output = channels, network.stem, network.trunk_output
+
+    def early(self) -> list[nn.Module]:
+        return [self.stem, self.trunk_output.block1]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.trunk_output.block1(self.stem(x))
+        c3 = self.trunk_output.block2(x)
+        c4 = self.trunk_output.block3(c3)
+        return [c3, c4, self.trunk_output.block4(c4)]
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise k x k, linear 1x1 projection, and the input added where the shape allows (1801.04381)."""
+
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        wide = in_channels * expansion
+        layers = [ConvNorm(in_channels, wide, 1), nn.ReLU6()] if expansion > 1 else []
+        layers += [ConvNorm(wide, wide, kernel, stride, groups=wide), nn.ReLU6(), ConvNorm(wide, out_channels, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm, padded as TensorFlow's SAME: what is odd goes right and bottom."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__()
+        total = kernel - stride if stride > 1 else kernel - 1      # for sides that the stride divides
+        self.uneven = (total // 2, total - total // 2) * 2 if total % 2 else None
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 0 if self.uneven else total // 2,
+                              groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(F.pad(x, self.uneven) if self.uneven else x))
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0: B0 without squeeze-and-excitation and with ReLU6, 3.4 M parameters to C5, quick on a CPU."""
+
+    channels = [40, 112, 320]
+    STAGES = (                                     # expansion, channels, blocks, stride, kernel
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5),          # ends at C3
+        (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),                           # ends at C4
+        (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))                          # ends at C5
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2), nn.ReLU6())
+        blocks, width = [], 32
+        for expansion, channels, repeats, stride, kernel in self.STAGES:
+            for number in range(repeats):
+                blocks.append(InvertedResidual(width, channels, expansion, kernel, stride if number == 0 else 1))
+                width = channels
+        self.to_c3, self.to_c4, self.to_c5 = (nn.Sequential(*part) for part in (blocks[:5], blocks[5:11], blocks[11:]))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def early(self) -> list[nn.Module]:
+        return [self.stem, *self.to_c3[:3]]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        c3 = self.to_c3(self.stem(x))
+        c4 = self.to_c4(c3)
+        return [c3, c4, self.to_c5(c4)]
+
+
+class TimmBody(nn.Module):
+    """Any timm network with feature_info, e.g. "timm:mobilenetv3_large_100"."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        try:
+            import timm
+        except ImportError:
+            raise ValueError(f"backbone timm:{name}: timm is not installed (pip install timm)") from None
+        try:
+            reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+        except RuntimeError as error:       # an unknown name, or a network without features
+            raise ValueError(f"backbone timm:{name}: timm cannot make it: {' '.join(str(error).split())}") from None
+        missing = [stride for stride in (8, 16, 32) if stride not in reductions]
+        if missing:
+            raise ValueError(f"backbone timm:{name}: has no features of stride {missing[0]}, but of {reductions}")
+        indices = [reductions.index(stride) for stride in (8, 16, 32)]
+        self.network = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+        self.channels = self.network.feature_info.channels()
+
+    def early(self) -> list[nn.Module]:
+        return []
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.network(x)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics and affine parameters stay as they were loaded, in training too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+BACKBONES = {
+    "resnet18": lambda: ResNetBody(torchvision.models.resnet18(), [128, 256, 512]),
+    "resnet34": lambda: ResNetBody(torchvision.models.resnet34(), [128, 256, 512]),
+    "resnet50": lambda: ResNetBody(torchvision.models.resnet50(), [512, 1024, 2048]),
+    "resnet101": lambda: ResNetBody(torchvision.models.resnet101(), [512, 1024, 2048]),
+    "regnet_x_400mf": lambda: RegNetBody(torchvision.models.regnet_x_400mf(), [64, 160, 400]),
+    "efficientnet_lite0": EfficientNetLite0,
+}
+
+
+def build_backbone(name: str, freeze: str) -> nn.Module:
+    """A backbone with random weights. Raises ValueError for a name that is not known.
+
+    freeze   what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4)
+    """
+    if name.startswith("timm:"):
+        body = TimmBody(name.removeprefix("timm:"))
+    elif name in BACKBONES:
+        body = BACKBONES[name]()
+    else:
+        raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
+    if freeze not in ("none", "norm", "early"):
+        raise ValueError(f"backbone_freeze is {freeze!r}, not one of none, norm, early")
+    if freeze != "none":
+        _freeze_norms(body)
+    if freeze == "early":
+        for module in body.early():
+            module.requires_grad_(False)
+    return body
+
+
+def pixel_statistics(backbone: str) -> dict:
+    """The config fields pixel_mean and pixel_std that the published weights of a backbone expect."""
+    return TENSORFLOW_PIXELS if backbone == "efficientnet_lite0" else IMAGENET_PIXELS
+
+
+def _freeze_norms(module: nn.Module) -> None:
+    """Only plain batch norms are known to do nothing else; timm's, for one, carry the activation too."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen.requires_grad_(False))
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(f"backbone_freeze must be none for this backbone: its layer {name} is a {type(child).__name__}, not a plain BatchNorm2d")
+        else:
+            _freeze_norms(child)

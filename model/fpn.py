@@ -1,0 +1,27 @@
+"""The feature pyramid: P3..P5 from C3..C5, and P6, P7 on top (Lin et al., 1612.03144; FCOS, section 3.1)."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FPN(nn.Module):
+    """[C3, C4, C5] -> [P3, P4, P5] or [P3 .. P7], each with `channels` channels; P6 is made from P5, P7 from relu(P6)."""
+
+    def __init__(self, in_channels: list, channels: int, levels: int):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        self.extra = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+                                   for _ in range(levels - len(in_channels)))
+        for conv in (*self.lateral, *self.output, *self.extra):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        merged = self.lateral[-1](features[-1])
+        pyramid = [self.output[-1](merged)]
+        for lateral, output, feature in zip(self.lateral[-2::-1], self.output[-2::-1], features[-2::-1], strict=True):
+            merged = lateral(feature) + F.interpolate(merged, size=feature.shape[-2:], mode="nearest")
+            pyramid.insert(0, output(merged))
+        for number, conv in enumerate(self.extra):
+            pyramid.append(conv(pyramid[-1] if number == 0 else pyramid[-1].relu()))
+        return pyramid

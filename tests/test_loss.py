@@ -1,0 +1,113 @@
+import math
+
+import pytest
+import torch
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from model.config import FCOSConfig
+from model.locations import pyramid_locations
+from model.loss import FCOSLoss, centerness, giou_loss, iou_loss, paired_iou
+from model.targets import assign
+
+CONFIG = FCOSConfig(num_classes=3)
+
+
+def losses(logit=0.0, ltrb=1.0, quality=0.0, boxes=(((0, 0, 16, 16),),), labels=((1,),), weights=None, config=CONFIG, dtype=torch.float32):
+    """Losses on one 32 x 32 level of stride 8 with constant outputs; returns them and the output tensors."""
+    boxes, labels = torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels)
+    locations, strides = pyramid_locations(((4, 4),), (8,))
+    batch, count = len(boxes), len(locations)
+    outputs = {"cls_logits": torch.full((batch, count, 3), logit, dtype=dtype), "ltrb": torch.full((batch, count, 4), ltrb, dtype=dtype),
+               "quality_logits": torch.full((batch, count), quality, dtype=dtype)}
+    for value in outputs.values():
+        value.requires_grad_()
+    matched = assign(boxes, labels, torch.zeros_like(labels, dtype=torch.bool), [(4, 4)], (8,), ((0, math.inf),), 1.5)
+    weights = torch.ones_like(labels, dtype=torch.float32) if weights is None else torch.tensor(weights)
+    return FCOSLoss(config)(outputs, locations, strides, matched, {"boxes": boxes, "labels": labels, "weights": weights}), outputs
+
+
+def test_centerness_by_hand():
+    ltrb = torch.tensor([[4.0, 4, 4, 4], [1, 2, 4, 2], [0, 1, 1, 1], [0, 0, 0, 0]])
+    assert centerness(ltrb).tolist() == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_iou_by_hand_and_without_area():
+    a = torch.tensor([[0.0, 0, 2, 2], [0, 0, 1, 1], [3, 3, 3, 3]])
+    b = torch.tensor([[1.0, 0, 3, 2], [2, 2, 3, 3], [3, 3, 3, 3]])
+    assert torch.allclose(paired_iou(a, b), torch.tensor([1 / 3, 0.0, 0.0]))
+    assert torch.isfinite(iou_loss(a, b)).all()
+
+
+def test_giou_is_torchvisions():
+    torch.manual_seed(0)
+    corners = torch.rand(2, 500, 2) * 10
+    a, b = torch.cat([corners, corners + torch.rand(2, 500, 2) * 6], -1)
+    assert torch.allclose(giou_loss(a, b), generalized_box_iou_loss(a, b), atol=1e-5)
+    assert giou_loss(torch.tensor([0.0, 0, 1, 1]), torch.tensor([1.0, 0, 2, 1])).item() == pytest.approx(1.0)
+
+
+def test_the_losses_of_one_box_by_hand():
+    # The box [0, 0, 16, 16] claims the four cells of its inside (|x - 8| < 12, inside the box): centres 4 and 12.
+    result, _ = losses(logit=0.0, ltrb=1.0, quality=0.0)
+    cls, reg, quality = (result[name][0] for name in ("cls", "reg", "quality"))
+    positive, negative = 0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2)
+    assert cls[0].item() == pytest.approx(4 * positive + (16 * 3 - 4) * negative, rel=1e-5)
+    assert cls[1].item() == quality[1].item() == 4
+    # In strides each target is (.5, .5, 1.5, 1.5) in some order, centerness 1/3. Prediction: 2 x 2 around the cell; the box is
+    # 2 x 2, shifted by .5 in x and y: intersection 1.5^2, union 8 - 2.25, hull 2.5^2.
+    giou = 2.25 / 5.75 - (6.25 - 5.75) / 6.25
+    assert reg[1].item() == pytest.approx(4 / 3, rel=1e-5)
+    assert reg[0].item() == pytest.approx(4 / 3 * (1 - giou), rel=1e-4)
+    assert quality[0].item() == pytest.approx(4 * math.log(2), rel=1e-5)
+
+
+def test_the_quality_target_can_be_the_iou():
+    result, outputs = losses(ltrb=1.0, config=FCOSConfig(num_classes=3, quality="iou"))
+    result["quality"][0, 0].backward()
+    expected = 0.5 - 2.25 / 5.75                       # sigmoid(0) - IoU at the positives
+    assert outputs["quality_logits"].grad[0, 0].item() == pytest.approx(expected, rel=1e-4)
+    assert outputs["ltrb"].grad is None or outputs["ltrb"].grad.abs().sum() == 0
+
+
+def test_a_perfect_prediction_costs_nothing():
+    locations, strides = pyramid_locations(((4, 4),), (8,))
+    boxes, labels = torch.tensor([[[0.0, 0, 16, 16]]]), torch.tensor([[1]])
+    matched = assign(boxes, labels, torch.zeros(1, 1, dtype=torch.bool), [(4, 4)], (8,), ((0, math.inf),), 1.5)
+    ltrb = torch.cat([locations, 16 - locations], 1)[None].clamp(min=0) / 8
+    logits = torch.full((1, 16, 3), -30.0)
+    logits[0, matched[0] == 0, 1] = 30.0
+    outputs = {"cls_logits": logits, "ltrb": ltrb, "quality_logits": torch.zeros(1, 16)}
+    result = FCOSLoss(CONFIG)(outputs, locations, strides, matched, {"boxes": boxes, "labels": labels, "weights": torch.ones(1, 1)})
+    assert result["cls"][0, 0] < 1e-8 and result["reg"][0, 0].abs() < 1e-5
+
+
+def test_a_picture_without_objects_costs_only_its_background():
+    result, outputs = losses(logit=-2.0, boxes=(((0, 0, 0, 0),),), labels=((-1,),))
+    expected = sigmoid_focal_loss(torch.full((16, 3), -2.0), torch.zeros(16, 3), reduction="sum")
+    assert result["cls"][0].tolist() == pytest.approx([expected.item(), 0.0])
+    assert result["reg"][0].tolist() == result["quality"][0].tolist() == [0.0, 0.0]
+    sum(pair[0, 0] for pair in result.values()).backward()
+    assert outputs["ltrb"].grad.abs().sum() == 0 and outputs["quality_logits"].grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("logit", [-1000.0, -100.0, 17.0, 100.0, 1000.0])
+@pytest.mark.parametrize("ltrb", [0.0, 1e-6, 1000.0])
+@pytest.mark.parametrize("box", [(0, 0, 16, 16), (8, 8, 8, 8), (3, 3, 3.0001, 30)])
+def test_no_finite_output_gives_a_loss_or_gradient_that_is_not_finite(logit, ltrb, box, dtype):
+    for config in (CONFIG, FCOSConfig(num_classes=3, box_loss="iou", quality="iou")):
+        result, outputs = losses(logit, ltrb, logit, boxes=((box,),), config=config, dtype=dtype)
+        sum(pair[0, 0] for pair in result.values()).backward()
+        assert all(torch.isfinite(pair).all() for pair in result.values())
+        assert all(torch.isfinite(value.grad).all() for value in outputs.values())
+
+
+def test_a_weight_counts_in_sums_and_counts_and_zero_is_no_gradient():
+    full, _ = losses()
+    half, _ = losses(weights=((0.5,),))
+    for name in ("reg", "quality"):
+        assert torch.allclose(half[name], full[name] / 2)
+    none, outputs = losses(weights=((0.0,),))
+    sum(pair[0, 0] for pair in none.values()).backward()
+    assert outputs["ltrb"].grad.abs().sum() == 0
+    assert outputs["cls_logits"].grad[0, 0].abs().sum() == 0 and outputs["cls_logits"].grad[0, 15].abs().sum() > 0

@@ -1,0 +1,238 @@
+import math
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import nms
+
+from model import build_model, load_model
+from model.backbone import BACKBONES, FrozenBatchNorm2d, build_backbone
+from model.config import FCOSConfig
+from model.fpn import FPN
+from model.head import FCOSHead
+from model.locations import pyramid_locations
+from model.postprocess import detect
+
+SMALL = {"num_classes": 3, "backbone": "regnet_x_400mf", "fpn_channels": 32, "head_convs": 1}
+
+
+def small_model(**fields):
+    torch.manual_seed(0)
+    return build_model({**SMALL, **fields})
+
+
+def targets(boxes, labels):
+    boxes, labels = torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels)
+    return {"boxes": boxes, "labels": labels, "weights": torch.ones(labels.shape), "ignore": torch.zeros(labels.shape, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_backbone_gives_c3_to_c5_at_strides_8_16_32(name):
+    backbone = build_backbone(name, "none").eval()
+    with torch.inference_mode():
+        features = backbone(torch.zeros(1, 3, 64, 96))
+    assert [tuple(f.shape[1:]) for f in features] == [(c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (8, 16, 32))]
+
+
+def test_freezing_keeps_norms_and_early_layers_as_they_are_while_training():
+    network = small_model(backbone_freeze="early").train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    losses = network(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.full((2, 2), 64), targets([[[8, 8, 40, 40]]] * 2, [[1]] * 2))
+    sum(pair[0, 0] for pair in losses.values()).backward()
+    optimizer.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    frozen = {f"backbone.{name}" for name, m in network.backbone.named_modules() if isinstance(m, FrozenBatchNorm2d)}
+    assert changed and not any(name.rsplit(".", 1)[0] in frozen for name in changed)
+    assert not any(name.startswith(("backbone.stem", "backbone.trunk_output.block1")) for name in changed)
+    assert any(name.startswith("backbone.trunk_output.block2") for name in changed)
+
+
+class NormAndReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class TimmStub(nn.Sequential):
+    """What timm.create_model gives, with strides 8, 16 and 32."""
+
+    def __init__(self, norm):
+        super().__init__(nn.Conv2d(3, 4, 1), norm(4))
+        self.feature_info = SimpleNamespace(reduction=lambda: [8, 16, 32], channels=lambda: [4, 4, 4])
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    """A stub of timm that knows the networks "plain" and "fused"."""
+    def create_model(name, **options):
+        if name not in ("plain", "fused"):
+            raise RuntimeError(f"Unknown model ({name})")
+        return TimmStub(nn.BatchNorm2d if name == "plain" else NormAndReLU)
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+
+
+def test_only_plain_batch_norms_are_frozen_and_others_are_refused(timm):
+    assert isinstance(build_backbone("timm:plain", "norm").network[1], FrozenBatchNorm2d)
+    assert type(build_backbone("timm:fused", "none").network[1]) is NormAndReLU
+    with pytest.raises(ValueError, match="backbone_freeze must be none for this backbone: its layer 1 is a NormAndReLU"):
+        build_backbone("timm:fused", "norm")
+
+
+def test_a_timm_network_that_is_not_known_is_refused_by_name(timm, monkeypatch):
+    with pytest.raises(ValueError, match=r"^backbone timm:resnot: timm cannot make it: Unknown model \(resnot\)$"):
+        build_backbone("timm:resnot", "none")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match="timm is not installed"):
+        build_backbone("timm:plain", "none")
+
+
+def test_the_network_of_a_checkpoint_is_loaded_ready_to_detect():
+    network = small_model()
+    loaded = load_model(network.config.asdict(), network.state_dict())
+    assert not loaded.training and loaded.fpn.lateral[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_train_and_eval_are_what_they_say():
+    network = small_model()
+    assert network.eval() is network and not any(module.training for module in network.modules())
+    assert network.train() is network and all(module.training for module in network.modules())
+
+
+def test_the_pyramid_has_the_levels_asked_for():
+    features = [torch.zeros(1, c, 64 // s, 64 // s) for c, s in ((8, 8), (16, 16), (24, 32))]
+    for levels in (3, 5):
+        shapes = [tuple(p.shape[1:]) for p in FPN([8, 16, 24], 4, levels)(features)]
+        assert shapes == [(4, 8, 8), (4, 4, 4), (4, 2, 2), (4, 1, 1), (4, 1, 1)][:levels]
+
+
+def test_the_pyramid_takes_sides_that_do_not_halve_evenly():
+    FPN([8, 16, 24], 4, 5)([torch.zeros(1, 8, 13, 9), torch.zeros(1, 16, 7, 5), torch.zeros(1, 24, 4, 3)])
+
+
+def test_the_head_starts_out_certain_of_background():
+    head = FCOSHead(32, 3, levels=2, convs=1, norm="gn")
+    outputs = head([torch.zeros(2, 32, 4, 5), torch.zeros(2, 32, 2, 3)])
+    assert outputs["cls_logits"].shape == (2, 26, 3) and outputs["ltrb"].shape == (2, 26, 4) and outputs["quality_logits"].shape == (2, 26)
+    assert torch.allclose(outputs["cls_logits"].sigmoid(), torch.tensor(0.01))
+    assert (outputs["ltrb"] == 1).all()
+
+
+def test_the_padding_is_zero_after_normalisation_whatever_it_was():
+    network = small_model()
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    normal = network.normalize(images, torch.tensor([[40, 50]]))
+    assert (normal[0, :, 40:] == 0).all() and (normal[0, :, :, 50:] == 0).all() and (normal[0, :, :40, :50] != 0).any()
+
+
+def test_what_you_bring_decides_what_you_get_in_both_modes():
+    images, sizes = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8), torch.tensor([[64, 96], [50, 70]])
+    for network in (small_model().train(), small_model().eval()):
+        losses = network(images, sizes, targets([[[8, 8, 40, 40]], [[0, 0, 0, 0]]], [[1], [-1]]))
+        assert list(losses) == ["cls", "reg", "quality"] and all(pair.shape == (1, 2) for pair in losses.values())
+        results = network(images, sizes)
+        assert [sorted(result) for result in results] == [["boxes", "labels", "scores"]] * 2
+
+
+def outputs_of(cls, ltrb, quality):
+    return {"cls_logits": torch.logit(torch.tensor([cls])), "ltrb": torch.tensor([ltrb]), "quality_logits": torch.logit(torch.tensor([quality]))}
+
+
+def test_detections_by_hand():
+    # Two cells of stride 8 at (4, 4) and (12, 4). The score is sqrt(class * quality); the threshold is on the class score.
+    locations, strides = pyramid_locations(((1, 2),), (8,))
+    outputs = outputs_of([[0.64, 0.04], [0.02, 0.81]], [[1.0, 0.25, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], [0.25, 1 - 1e-7])
+    (result,) = detect(outputs, locations, strides, [2], torch.tensor([[6, 100]]), FCOSConfig(num_classes=2))
+    assert result["labels"].tolist() == [1, 0]
+    assert result["scores"].tolist() == pytest.approx([0.9, 0.4], abs=1e-4)
+    assert result["boxes"].tolist() == [[8, 0, 16, 6], [0, 2, 8, 6]]        # clipped to the picture, 6 high
+
+
+def test_nothing_above_the_threshold_is_an_empty_result():
+    locations, strides = pyramid_locations(((1, 2),), (8,))
+    (result,) = detect(outputs_of([[0.01, 0.01]] * 2, [[1.0] * 4] * 2, [0.5] * 2), locations, strides, [2], torch.tensor([[8, 16]]), FCOSConfig(num_classes=2))
+    assert result["boxes"].shape == (0, 4) and result["scores"].shape == result["labels"].shape == (0,)
+
+
+def test_a_box_that_has_no_area_inside_the_picture_is_none():
+    locations, strides = pyramid_locations([(1, 2)], (8,))                  # the second cell lies in the padding
+    outputs = outputs_of([[0.9], [0.9]], [[0.25] * 4, [0.25] * 4], [0.9, 0.9])
+    (result,) = detect(outputs, locations, strides, [2], torch.tensor([[8, 10]]), FCOSConfig(num_classes=1))
+    assert result["boxes"].tolist() == [[2, 2, 6, 6]]
+
+
+def test_overlapping_boxes_of_one_class_are_suppressed_and_of_two_classes_are_not():
+    locations, strides = pyramid_locations(((1, 2),), (8,))
+    ltrb = [[0.5, 0.5, 1.5, 0.5], [1.5, 0.5, 0.5, 0.5]]                     # the same box twice
+    config = FCOSConfig(num_classes=2)
+    (one,) = detect(outputs_of([[0.9, 0.01], [0.8, 0.01]], ltrb, [0.9, 0.9]), locations, strides, [2], torch.tensor([[8, 16]]), config)
+    (two,) = detect(outputs_of([[0.9, 0.01], [0.01, 0.8]], ltrb, [0.9, 0.9]), locations, strides, [2], torch.tensor([[8, 16]]), config)
+    assert len(one["boxes"]) == 1 and two["labels"].tolist() == [0, 1]
+
+
+def test_detection_equals_the_slow_obvious_way():
+    torch.manual_seed(3)
+    sizes, config = [(6, 8), (3, 4)], FCOSConfig(num_classes=3, levels=3, pre_nms_top_k=20, max_detections=15)
+    locations, strides = pyramid_locations(sizes, (8, 16))
+    outputs = {"cls_logits": torch.randn(2, 60, 3), "ltrb": torch.rand(2, 60, 4) * 2, "quality_logits": torch.randn(2, 60)}
+    results = detect(outputs, locations, strides, [48, 12], torch.tensor([[48, 64], [40, 50]]), config)
+    for b, (height, width) in enumerate(((48, 64), (40, 50))):
+        candidates = []
+        for start, end in ((0, 48), (48, 60)):
+            level = []
+            for n in range(start, end):
+                for c in range(3):
+                    p = outputs["cls_logits"][b, n, c].sigmoid()
+                    if p > 0.05:
+                        l, t, r, d = (outputs["ltrb"][b, n] * strides[n]).tolist()
+                        x, y = locations[n].tolist()
+                        box = [min(max(x - l, 0), width), min(max(y - t, 0), height), min(max(x + r, 0), width), min(max(y + d, 0), height)]
+                        level.append((math.sqrt(p * outputs["quality_logits"][b, n].sigmoid()), c, box))
+            best = sorted(level, key=lambda item: -item[0])[:20]
+            candidates += [item for item in best if item[2][0] < item[2][2] and item[2][1] < item[2][3]]
+        kept = []
+        for c in range(3):
+            own = [item for item in candidates if item[1] == c]
+            if own:
+                index = nms(torch.tensor([item[2] for item in own]), torch.tensor([item[0] for item in own]), 0.6)
+                kept += [own[i] for i in index]
+        kept = sorted(kept, key=lambda item: -item[0])[:15]
+        assert results[b]["labels"].tolist() == [item[1] for item in kept]
+        assert torch.allclose(results[b]["scores"], torch.tensor([item[0] for item in kept]), atol=1e-5)
+        assert torch.allclose(results[b]["boxes"], torch.tensor([item[2] for item in kept]), atol=1e-3)
+
+
+def test_boxes_stay_inside_the_picture_and_out_of_its_padding():
+    network = small_model(score_threshold=0.0).eval()
+    images = torch.full((2, 3, 96, 128), 77, dtype=torch.uint8)
+    with torch.inference_mode():
+        small, large = network(images, torch.tensor([[64, 50], [96, 128]]))
+    assert len(small["boxes"]) and (small["boxes"] <= torch.tensor([50, 64, 50, 64])).all() and (small["boxes"] >= 0).all()
+    assert large["boxes"][:, 2].max() > 64
+
+
+def test_the_config_survives_its_own_plain_dict():
+    config = FCOSConfig(num_classes=7, backbone="resnet50", levels=3)
+    assert FCOSConfig.from_dict(config.asdict()) == config
+    assert config.ranges == ((0.0, 64.0), (64.0, 128.0), (128.0, math.inf)) and config.strides == (8, 16, 32)
+
+
+@pytest.mark.parametrize("fields, sentence", [({"model": "yolo"}, "model is 'yolo', not one of fcos"), ({"backbone": "vgg"}, "backbone is 'vgg', not one of"),
+                                              ({"colour": 1}, "unknown field 'colour'"), ({"backbone_freeze": "half"}, "not one of none, norm, early")])
+def test_a_config_that_is_not_known_is_refused_by_name(fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_model({**SMALL, **fields})
+
+
+def test_half_precision_gives_nearly_the_losses_of_float32():
+    network = small_model()
+    images, sizes = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8), torch.tensor([[64, 96], [64, 96]])
+    wanted = targets([[[8, 8, 40, 40]], [[20, 4, 90, 60]]], [[1], [0]])
+    full = network(images, sizes, wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(images, sizes, wanted)
+    for name in full:
+        assert half[name].dtype == torch.float32
+        assert torch.allclose(half[name], full[name], rtol=0.03)
