@@ -1,0 +1,244 @@
+"""The dataset doctor: what is wrong, or only odd, in folders of VOC layout.
+
+    python -m dataset.check DIR [DIR ...] [--split S] [--json]
+
+Every XML file is parsed and every picture decoded. An error is what training would stop at (or, with --skip-bad, leave
+out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
+mistake in the command, else 0.
+"""
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from dataset.pictures import exif_orientation, natural_order, read_picture
+from dataset.voc import (Annotation, Member, box_edges, find_splits, index_layout, list_members, overhang,
+                         read_annotation, read_split, upright_size)
+
+TINY = 3  # px of a side
+RARE = 0.01  # of the objects of the most frequent class
+EXAMPLES = 5
+
+KINDS = {
+    "unreadable-picture": ("error", "pictures that cannot be read: truncated, of an unknown kind, or too large"),
+    "bad-xml": ("error", "XML files that do not parse or are no VOC annotation"),
+    "size-mismatch": ("error", "XML files whose <size> is not that of the upright picture"),
+    "unreadable-object": ("error", "objects without a name or without four numbers"),
+    "bad-box": ("error", "boxes without area, with corners exchanged, or outside their picture"),
+    "missing-file": ("error", "ids without exactly one XML file and one picture"),
+    "class-not-in-train": ("error", "classes that val or test has and train has not"),
+    "empty-list": ("error", "lists in ImageSets without a single id"),
+    "box-cut": ("warning", "boxes that stick out of their picture by more than 1 px; they are cut"),
+    "zero-based": ("warning", "boxes that start at coordinate 0, so the numbers are 0-based: use --zero-based"),
+    "tiny-box": ("warning", f"boxes with a side under {TINY} px"),
+    "duplicate-box": ("warning", "objects with the class and the box of another one in the same picture"),
+    "exif-rotated": ("warning", "pictures that EXIF turns or mirrors; boxes are taken to be in upright pixels"),
+    "duplicate-picture": ("warning", "groups of files with the same pixels"),
+    "picture-in-two-splits": ("warning", "groups of files with the same pixels in lists that should not overlap"),
+    "id-in-two-splits": ("warning", "ids in two lists that should not overlap"),
+    "repeated-id": ("warning", "ids more than once in one list; they count once"),
+    "picture-without-xml": ("warning", "pictures without XML; they are left out"),
+    "class-name-case": ("warning", "class names that differ only in upper and lower case"),
+    "rare-class": ("warning", f"classes with less than {RARE:.0%} of the objects of the most frequent one"),
+    "picture-without-object": ("note", "pictures without any object; they train the background"),
+}
+
+
+class Examined(NamedTuple):
+    member: Member
+    annotation: Annotation | None
+    size: tuple[int, int] | None  # (h, w) upright; None where the picture or the XML cannot be used
+    digest: str | None  # of the upright pixels
+    faults: list[tuple[str, str]]  # (kind, sentence)
+
+
+def examine(member: Member) -> Examined:
+    """Everything that one picture and its XML can say by themselves."""
+    annotation, size, digest, faults = None, None, None, []
+    try:
+        image = read_picture(member.picture)
+        pixels = image.permute(1, 2, 0).numpy()
+        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    except ValueError as error:
+        faults.append(("unreadable-picture", str(error)))
+    try:
+        annotation = read_annotation(member.xml)
+    except ValueError as error:
+        faults.append(("bad-xml", str(error)))
+    if annotation and digest:
+        try:
+            size = upright_size(member, annotation)
+        except ValueError as error:
+            faults.append(("size-mismatch", str(error)))
+        with Image.open(member.picture) as opened:
+            orientation = exif_orientation(opened)
+        if orientation != 1:
+            faults.append(("exif-rotated", f"{member.picture}: orientation {orientation}"))
+    if size:
+        faults += _object_faults(member, annotation, size)
+    return Examined(member, annotation, size, digest, faults)
+
+
+def _object_faults(member, annotation, size):
+    for sentence in annotation.problems:
+        yield "unreadable-object", sentence
+    if not annotation.objects:
+        yield "picture-without-object", str(member.xml)
+    seen = set()
+    for number, name, corners, _ in annotation.objects:
+        where = f"{member.xml}: object {number} ({name})"
+        try:
+            x1, y1, x2, y2 = box_edges(corners, size)
+        except ValueError as error:
+            yield "bad-box", f"{where} {error}"
+            continue
+        if overhang(corners, size) > 1:
+            yield "box-cut", f"{where} by {overhang(corners, size):g} px"
+        if 0 in corners[:2]:
+            yield "zero-based", where
+        if min(x2 - x1, y2 - y1) < TINY:
+            yield "tiny-box", f"{where} is {x2 - x1:g}x{y2 - y1:g}"
+        if (name, corners) in seen:
+            yield "duplicate-box", where
+        seen.add((name, corners))
+
+
+def check(folders, split=None):
+    """The doctor's report, plain and JSON-able.
+
+    {"folders": [...], "splits": {name: {"pictures": n, "objects": {class: n}}}, "one_based": True, False or None (no
+    sign), "findings": [{"id", "severity" error/warning/note, "message", "count", "examples" (sentences or paths)}]}
+    split: look at the pictures of this list only. Raises ValueError for a folder that is no VOC folder.
+    """
+    faults, examined, lists = defaultdict(list), {}, defaultdict(set)
+    for folder in dict.fromkeys(map(Path, folders)):
+        _check_files(folder, split, faults, lists)
+        members, problems, _ = list_members(folder, split)
+        faults["missing-file"] += problems
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+            examined |= {(folder, each.member.id): each for each in pool.map(examine, members)}
+    for each in examined.values():
+        for kind, sentence in each.faults:
+            faults[kind].append(sentence)
+    splits = {name: [examined[key] for key in sorted(keys & examined.keys())] for name, keys in lists.items()}
+    splits = splits or {"all": list(examined.values())}
+    counts = {name: _count(members) for name, members in splits.items()}
+    _check_classes(_count(examined.values())["objects"], counts, faults)
+    _check_overlap(lists, examined, faults)
+    return {
+        "folders": [str(folder) for folder in folders],
+        "splits": counts,
+        "one_based": _one_based(examined.values(), faults),
+        "findings": [{"id": kind, "severity": severity, "message": message, "count": len(faults[kind]),
+                      "examples": [str(example) for example in faults[kind][:EXAMPLES]]}
+                     for kind, (severity, message) in KINDS.items() if faults[kind]],
+    }
+
+
+def _check_files(folder, split, faults, lists):
+    xmls, pictures = index_layout(folder)
+    unlabelled = sorted(pictures.keys() - xmls.keys(), key=natural_order)
+    faults["picture-without-xml"] += [pictures[id][0] for id in unlabelled]
+    for name, path in find_splits(folder).items():
+        if split in (None, name):
+            ids = read_split(path, known=xmls)
+            lists[name] |= {(folder, id) for id in ids}
+            faults["repeated-id"] += [f"{path}: {id}" for id, times in Counter(ids).items() if times > 1]
+            if not ids:
+                faults["empty-list"].append(path)
+            if split is None:
+                lost = [id for id in dict.fromkeys(ids) if id not in xmls]
+                faults["missing-file"] += [f"{path}: '{id}' has no XML file" for id in lost]
+
+
+def _count(members):
+    names = Counter(each.name for member in members if member.size for each in member.annotation.objects)
+    return {"pictures": len(members), "objects": dict(sorted(names.items()))}
+
+
+def _check_classes(total, counts, faults):
+    groups = defaultdict(list)
+    for name in total:
+        groups[name.casefold()].append(name)
+    faults["class-name-case"] += [" / ".join(group) for group in groups.values() if len(group) > 1]
+    most = max(total.values(), default=0)
+    faults["rare-class"] += [f"{name}: {count}, others have up to {most}" for name, count in total.items()
+                             if count < RARE * most]
+    for split in ("val", "test"):
+        if "train" in counts and split in counts:
+            strange = counts[split]["objects"].keys() - counts["train"]["objects"].keys()
+            faults["class-not-in-train"] += [f"{name} (in {split})" for name in sorted(strange)]
+
+
+def _check_overlap(lists, examined, faults):
+    """Lists named like aeroplane_train are parts of train, and trainval is train and val: these may overlap."""
+    names = [name for name in lists if not any(name.endswith(f"_{other}") for other in lists)]
+    pairs = [(a, b) for a, b in itertools.combinations(names, 2) if a not in b and b not in a]
+    for a, b in pairs:
+        faults["id-in-two-splits"] += [f"{folder}: {id} in {a} and {b}" for folder, id in sorted(lists[a] & lists[b])]
+    same = defaultdict(list)
+    for key, each in examined.items():
+        if each.digest:
+            same[each.digest].append(key)
+    for keys in same.values():
+        if len(keys) > 1:
+            group = " = ".join(str(examined[key].member.picture) for key in keys)
+            faults["duplicate-picture"].append(group)
+            both = [f"{a} and {b}" for a, b in pairs if any(x in lists[a] and y in lists[b]
+                                                            for x, y in itertools.permutations(keys, 2))]
+            faults["picture-in-two-splits"] += [f"{group} in {', '.join(both)}"] if both else []
+
+
+def _one_based(members, faults):
+    """False where a box starts at 0; True where none does but one starts at 1 or ends at the picture's size."""
+    if faults["zero-based"]:
+        return False
+    sure = any(1 in each.corners[:2] or each.corners[2] == member.size[1] or each.corners[3] == member.size[0]
+               for member in members if member.size for each in member.annotation.objects)
+    return True if sure else None
+
+
+def format_report(report):
+    """The report as text: a table of objects by split and class, then the findings, errors first."""
+    splits = report["splits"]
+    classes = sorted({name for split in splits.values() for name in split["objects"]})
+    rows = [["", *splits], ["pictures", *(split["pictures"] for split in splits.values())]]
+    rows += [[name, *(split["objects"].get(name, 0) for split in splits.values())] for name in classes]
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row))
+             for row in rows]
+    looks = {True: "1-based, as VOC's are", False: "0-based (use --zero-based)", None: "0-based or 1-based: no sign"}
+    lines += ["", f"coordinates look {looks[report['one_based']]}"]
+    for finding in report["findings"]:
+        lines += ["", f"{finding['severity']}: {finding['id']} ({finding['count']}): {finding['message']}"]
+        lines += [f"    {example}" for example in finding["examples"]]
+        lines += ["    ..."] if finding["count"] > len(finding["examples"]) else []
+    return "\n".join(lines if report["findings"] else [*lines, "", "nothing to complain about"])
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m dataset.check", allow_abbrev=False,
+                                     description="Find what is wrong in data of VOC layout.")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders in VOC layout")
+    parser.add_argument("--split", help="look at the pictures of this list in ImageSets only (default: all)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    flags = parser.parse_args(arguments)
+    try:
+        report = check(flags.folders, flags.split)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(report, indent=2) if flags.json else format_report(report))
+    return 1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

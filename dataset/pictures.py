@@ -1,0 +1,157 @@
+"""Picture files: finding them, and reading them upright, in RGB, whole or not at all."""
+import glob
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
+
+
+def read_picture(path):
+    """The picture as uint8 RGB [3, H, W], upright by its EXIF orientation; values other than 2..8 change nothing.
+
+    What the file holds counts, not its suffix. Transparent pixels are laid on white; 16-bit grey 0..65535 becomes
+    0..255 (divided by 257). Of an animation, the first frame. The strides are those of [H, W, 3] rows.
+    Raises ValueError for a file that is missing, truncated, no picture, or too large to be an honest one.
+    """
+    with _opened(path) as image:
+        orientation = exif_orientation(image)
+        image = _to_rgb(image)
+        if orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[orientation])
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def picture_size(path):
+    """(h, w) of the upright picture, from the header. A JPEG or PNG without its end mark is decoded to judge it.
+
+    Raises ValueError as `read_picture` does, except for damage that only decoding shows.
+    """
+    with _opened(path) as image:
+        mark = END_MARKS.get(image.format)
+        if mark and not _ends_with(path, mark):
+            image.load()
+        width, height = image.size
+        return (width, height) if exif_orientation(image) >= 5 else (height, width)
+
+
+def exif_orientation(image):
+    """The orientation 1..8 of an opened Pillow image; whatever else the file says is taken as 1."""
+    if image.format == "TIFF":  # Pillow turns these itself, size and pixels
+        return 1
+    try:
+        # the PNG reader's own getexif would decode all pixels to look behind them
+        value = Image.Image.getexif(image).get(0x0112, 1)
+    except Exception:  # a damaged EXIF block must not cost the picture
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+@contextmanager
+def _opened(path):
+    """Whatever Pillow raises while the picture is in use becomes a ValueError that names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such picture") from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path}: is no picture of a known kind") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
+        raise ValueError(f"{path}: cannot be read as a picture: {error}") from None
+
+
+def _ends_with(path, mark):
+    with open(path, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - len(mark)))
+        return file.read() == mark
+
+
+def _to_rgb(image):
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers (mode F), which have no agreed range")
+    if image.mode.startswith("I"):  # convert("RGB") would saturate every 16-bit pixel
+        grey = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image.convert("RGB")
+
+
+def natural_order(path):
+    """A sorting key under which `7.jpg` comes before `10.jpg`."""
+    return [int(part) if place % 2 else part.casefold() for place, part in enumerate(re.split(r"([0-9]+)", str(path)))]
+
+
+def is_picture(path):
+    """Whether the name is that of a picture; hidden files, such as macOS's `._7.jpg`, are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def find_pictures(paths):
+    """The picture files of files, folders (their direct children) and globs, each once, each argument in natural order.
+
+    A file that is named outright is taken whatever its suffix. Raises ValueError for a path that leads to none.
+    """
+    found = {}
+    for path in map(str, paths):
+        if Path(path).is_file():
+            candidates = [Path(path)]
+        elif Path(path).is_dir():
+            candidates = [child for child in Path(path).iterdir() if is_picture(child) and child.is_file()]
+        else:
+            candidates = [Path(name) for name in glob.glob(path, recursive=True) if is_picture(Path(name))]
+        if not candidates:
+            kinds = " ".join(SUFFIXES)
+            raise ValueError(f"{path}: no picture here; give files, folders, or globs like 'DIR/**/*.jpg' ({kinds})")
+        found.update((candidate, None) for candidate in sorted(candidates, key=natural_order))
+    return list(found)
+
+
+class Pictures:
+    """Pictures without annotations: [i] -> (uint8 RGB [3, H, W], {"image_id": the path, "orig_size": (h, w)}).
+
+    With skip_bad=True, files that cannot be read are left out, one sentence each in `.skipped`.
+    """
+
+    def __init__(self, paths, skip_bad=False):
+        self.paths, self.skipped, self._sizes = [], [], []
+        for path in find_pictures(paths):
+            try:
+                self._sizes.append(picture_size(path))
+            except ValueError as error:
+                if not skip_bad:
+                    raise
+                self.skipped.append(str(error))
+            else:
+                self.paths.append(path)
+        self.ids = [path.as_posix() for path in self.paths]
+
+    def __len__(self):
+        return len(self.paths)
+
+    def size(self, index):
+        """(h, w) of the upright picture, without decoding it."""
+        return self._sizes[index]
+
+    def __getitem__(self, index):
+        image = read_picture(self.paths[index])
+        return image, {"image_id": self.ids[index], "orig_size": tuple(image.shape[-2:])}

@@ -1,0 +1,60 @@
+"""The target of one picture: the contract between the data sets, the augmentation and the loader."""
+import torch
+
+PER_BOX = ("boxes", "labels", "difficult", "weights")
+
+
+def make_target(boxes, labels, difficult, image_id, orig_size):
+    """The target of a picture with M objects; M may be 0. Every list may be a tensor.
+
+    boxes       float32 [M, 4]  xyxy, continuous edges in the picture's own upright pixels, 0 <= x1 < x2 <= w
+    labels      int64 [M]       0..C-1
+    difficult   bool [M]
+    weights     float32 [M]     1, a human label
+    image_id    str
+    orig_size   (h, w)          of the upright picture
+    """
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return {
+        "boxes": boxes,
+        "labels": torch.as_tensor(labels, dtype=torch.int64).reshape(-1),
+        "difficult": torch.as_tensor(difficult, dtype=torch.bool).reshape(-1),
+        "weights": torch.ones(len(boxes)),
+        "image_id": image_id,
+        "orig_size": tuple(int(side) for side in orig_size),
+    }
+
+
+def keep_objects(target, keep):
+    """The target with only the objects of `keep` (bool [M] or indices), every field per box cut alike."""
+    return {**target, **{field: target[field][keep] for field in PER_BOX}}
+
+
+def check_target(target, image_size, num_classes, where):
+    """Raise ValueError, naming `where`, the object (counted from 1) and the rule, unless the target keeps the contract.
+
+    image_size: (h, w) of the pixels the boxes are in, which after augmentation is not orig_size.
+    """
+    dtypes = {"boxes": torch.float32, "labels": torch.int64, "difficult": torch.bool, "weights": torch.float32}
+    missing = [key for key in (*PER_BOX, "image_id", "orig_size") if key not in target]
+    if missing:
+        raise ValueError(f"{where}: the target has no {', '.join(missing)}")
+    count = len(target["boxes"])
+    for field, dtype in dtypes.items():
+        value, shape = target[field], (count, 4) if field == "boxes" else (count,)
+        if value.dtype != dtype or tuple(value.shape) != shape:
+            raise ValueError(f"{where}: {field} must be {dtype} of shape {list(shape)}, "
+                             f"not {value.dtype} of shape {list(value.shape)}")
+    (x1, y1, x2, y2), labels = target["boxes"].unbind(1), target["labels"]
+    height, width = image_size
+    rules = (
+        ((x1 < x2) & (y1 < y2), "must have x1 < x2 and y1 < y2"),  # false for NaN too
+        ((x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height), f"must lie in the {width}x{height} picture"),
+        ((labels >= 0) & (labels < num_classes), f"must have a label in 0..{num_classes - 1}"),
+        (target["weights"].isfinite() & (target["weights"] >= 0), "must have a finite weight of 0 or more"),
+    )
+    for holds, rule in rules:
+        if not holds.all():
+            first = int((~holds).nonzero()[0])
+            raise ValueError(f"{where}: object {first + 1} (box {target['boxes'][first].tolist()}, label "
+                             f"{int(labels[first])}, weight {float(target['weights'][first]):g}) {rule}")

@@ -1,0 +1,315 @@
+"""Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name."""
+import difflib
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import ParseError
+
+import torch
+
+from dataset.pictures import is_picture, natural_order, picture_size, read_picture
+from dataset.sample import make_target
+
+try:
+    from defusedxml.ElementTree import fromstring
+except ImportError:
+    from xml.etree.ElementTree import fromstring
+
+
+class VocObject(NamedTuple):
+    number: int  # the place in the file, from 1
+    name: str
+    corners: tuple[float, float, float, float]  # xmin, ymin, xmax, ymax as written
+    difficult: bool
+
+
+class Annotation(NamedTuple):
+    size: tuple[int, int] | None  # (h, w); None where the file gives none, or 0
+    objects: list[VocObject]
+    problems: list[str]  # one sentence for each object that cannot be read
+
+
+class Member(NamedTuple):
+    id: str  # as in the list, or the path of the XML below its folder, without suffix
+    xml: Path
+    picture: Path
+
+
+def read_annotation(path) -> Annotation:
+    """What a VOC XML file says. Only `object/bndbox` counts, not the boxes of parts; `difficult` and `size` may miss.
+
+    Raises ValueError where the file does not parse or is no VOC annotation.
+    """
+    try:
+        data = Path(path).read_bytes()
+        if b"<!ENTITY" in data:
+            raise ValueError("it defines entities, which no annotation needs")
+        root = fromstring(data)
+    except (OSError, ParseError, LookupError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as XML: {error}") from None
+    if root.tag != "annotation":
+        raise ValueError(f"{path}: is no VOC annotation, its outermost element is <{root.tag}>, not <annotation>")
+    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
+    size = (round(height), round(width)) if height > 0 and width > 0 else None
+    objects, problems = [], []
+    for number, element in enumerate(root.findall("object"), start=1):
+        name = " ".join((element.findtext("name") or "").split())
+        texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        corners = tuple(map(_number, texts))
+        if not name:
+            problems.append(f"{path}: object {number} has no name")
+        elif any(map(math.isnan, corners)):
+            problems.append(f"{path}: object {number} ({name}) must have four numbers in bndbox, not {texts}")
+        else:
+            difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
+            objects.append(VocObject(number, name, corners, difficult))
+    return Annotation(size, objects, problems)
+
+
+def _number(text):
+    """The finite number a text holds, else NaN."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def box_edges(corners, size, one_based=True):
+    """Continuous edges (x1, y1, x2, y2) of the part of a VOC box inside a picture of `size` (h, w).
+
+    1-based inclusive pixels: xmin - 1, ymin - 1, xmax, ymax, so that a full-picture box is (0, 0, w, h).
+    With one_based=False the numbers are edges already. What sticks out of the picture is cut off.
+    Raises ValueError with the rule, without file and object, for a box of no area or outside the picture.
+    """
+    xmin, ymin, xmax, ymax = corners
+    written = f"(xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g})"
+    if not (xmin < xmax and ymin < ymax):
+        raise ValueError(f"must have xmin < xmax and ymin < ymax, not {written}")
+    height, width = size
+    x1, y1 = max(xmin - one_based, 0.0), max(ymin - one_based, 0.0)
+    x2, y2 = min(xmax, float(width)), min(ymax, float(height))
+    if x2 - x1 < min(1, xmax - xmin) or y2 - y1 < min(1, ymax - ymin):
+        raise ValueError(f"lies outside the {width}x{height} picture {written}")
+    return x1, y1, x2, y2
+
+
+def overhang(corners, size):
+    """By how many px a box as written sticks out of a picture of `size` (h, w); 0 if it does not."""
+    xmin, ymin, xmax, ymax = corners
+    return max(0.0, -xmin, -ymin, xmax - size[1], ymax - size[0])
+
+
+def upright_size(member: Member, annotation: Annotation):
+    """(h, w) of the upright picture, which must be the size that the annotation gives, if it gives one."""
+    height, width = picture_size(member.picture)
+    if annotation.size not in (None, (height, width)):
+        said = f"{annotation.size[1]}x{annotation.size[0]}"
+        turned = ", its size before the EXIF rotation," if annotation.size == (width, height) else ""
+        raise ValueError(f"{member.xml}: <size> is {said}{turned} but {member.picture} is {width}x{height} upright; "
+                         "the boxes must be in upright pixels")
+    return height, width
+
+
+def find_layout(folder):
+    """(folder of the XML files, folder of the pictures): Annotations and JPEGImages, or the folder itself for both."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if (folder / "Annotations").is_dir():
+        if not (folder / "JPEGImages").is_dir():
+            raise ValueError(f"{folder}: has a folder Annotations but no folder JPEGImages beside it")
+        return folder / "Annotations", folder / "JPEGImages"
+    if any(child.suffix.lower() == ".xml" for child in folder.iterdir()):
+        return folder, folder
+    below = sorted({str(child.parent) for pattern in ("*/Annotations", "*/*.xml") for child in folder.glob(pattern)})
+    hint = f"; did you mean {' '.join(below)}?" if below else ""
+    raise ValueError(f"{folder}: is no VOC folder, it has neither a folder Annotations nor XML files{hint}")
+
+
+def find_splits(folder) -> dict[str, Path]:
+    """Name of each split -> its list file, from ImageSets/Main, else Segmentation, else ImageSets; may be empty."""
+    found = {}
+    for part in ("Main", "Segmentation", ""):
+        for path in sorted((Path(folder) / "ImageSets" / part).glob("*.txt"), key=natural_order):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def read_split(path, known=()):
+    """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
+    suffix too, unless the line as it stands is one of the `known` ids."""
+    ids = []
+    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
+        line = line.strip()
+        if line and line not in known:
+            line = re.sub(r"\s+[+-]?[01]$", "", line)
+            line = line[: -len(Path(line).suffix)] if is_picture(Path(line)) else line
+        if line:
+            ids.append(line)
+    return ids
+
+
+def index_layout(folder):
+    """(XML files, pictures) of a folder, each as {id: [files]}; the id is the path without suffix below Annotations or
+    JPEGImages, sub-folders included, or the name where XML files and pictures lie side by side."""
+    annotations, pictures = find_layout(folder)
+    pattern = "*" if annotations == pictures else "**/*"
+    return (_by_id(annotations, pattern, lambda path: path.suffix.lower() == ".xml" and not path.name.startswith(".")),
+            _by_id(pictures, pattern, is_picture))
+
+
+def _by_id(folder, pattern, wanted):
+    found = {}
+    for path in sorted(folder.glob(pattern)):
+        if wanted(path):
+            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return found
+
+
+def list_members(folder, split=None):
+    """(members, problems, notes) of one folder: which pictures and XML files belong to a split, or to no split at all.
+
+    problems: a sentence for each id without XML, without picture, or with two; notes: sentences on harmless oddities.
+    Without a split: all XML files. Raises ValueError for a folder of another layout, a missing or an empty split.
+    """
+    annotations, pictures_folder = find_layout(folder)
+    xmls, pictures = index_layout(folder)
+    problems, notes = [], []
+    if split is None:
+        where, ids = annotations, sorted(xmls, key=natural_order)
+        if len(unlabelled := pictures.keys() - xmls.keys()):
+            example = min(unlabelled, key=natural_order)
+            notes.append(f"{folder}: {len(unlabelled)} pictures have no XML and are left out, {example} for example")
+    else:
+        splits = find_splits(folder)
+        if split not in splits:
+            there = f"only {', '.join(splits)}" if splits else "no list in ImageSets at all; the split 'all' takes every XML file"
+            raise ValueError(f"{folder}: has no split '{split}', {there}")
+        where, listed = splits[split], read_split(splits[split], known=xmls)
+        ids = list(dict.fromkeys(listed))
+        if len(ids) < len(listed):
+            notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
+    if not ids:
+        raise ValueError(f"{where}: is empty, there must be at least one picture")
+    members = []
+    for id in ids:
+        if len(xmls.get(id, ())) != 1:
+            problems.append(f"{where}: '{id}' must have one XML file in {annotations}, not {len(xmls.get(id, ()))}")
+        elif len(pictures.get(id, ())) != 1:
+            names = ", ".join(path.name for path in pictures.get(id, ())) or "none"
+            problems.append(f"{xmls[id][0]}: must have one picture {id}.* in {pictures_folder}, not {names}")
+        else:
+            members.append(Member(id, xmls[id][0], pictures[id][0]))
+    return members, problems, notes
+
+
+def _unknown_class(name, classes):
+    known = {each.casefold(): each for each in classes}
+    close = difflib.get_close_matches(name.casefold(), known, n=1)
+    return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
+
+
+class VOCDataset:
+    """Pictures and targets of one or several VOC folders: [i] -> (uint8 RGB [3, H, W], target), see `make_target`.
+
+    folders     a folder or a list of them; with several, ids read FOLDER/ID
+    split       the name of a list in ImageSets; None takes every XML file
+    classes     names in the order of the labels; None takes those of the data, sorted
+    one_based   VOC's 1-based inclusive pixels; False: the numbers are 0-based edges already
+    skip_bad    False: the first bad file or object ends it with a ValueError; True: what is bad is left out
+
+    .classes   list of str          .ids      list of str, the image_id of each picture
+    .skipped   sentences, one for each file or object left out     .notes   sentences on harmless oddities
+    All XML files and the headers of all pictures are read here, once; pixels are read by [i] only.
+    """
+
+    def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False):
+        folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
+        self.ids, self.pictures, self._sizes, self.skipped, self.notes = [], [], [], [], []
+        self.objects_at_zero = self.objects_cut = 0
+        names, boxes, difficult, counts = [], [], [], []
+        for folder in dict.fromkeys(folders):
+            members, problems, notes = list_members(folder, split)
+            self.skipped += problems
+            self.notes += notes
+            for member in members:
+                objects = self._read(member, classes, one_based)
+                if objects is not None:
+                    self.ids.append(f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id)
+                    counts.append(len(objects))
+                    names += [name for name, _, _ in objects]
+                    boxes += [box for _, box, _ in objects]
+                    difficult += [flag for _, _, flag in objects]
+        self._judge(folders, split, skip_bad, one_based, len(names))
+        self.classes = list(classes) if classes is not None else sorted(set(names))
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        self._boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        self._labels = torch.tensor([label_of[name] for name in names], dtype=torch.int64)
+        self._difficult = torch.tensor(difficult, dtype=torch.bool)
+        self._ends = torch.tensor(counts).cumsum(0).tolist()
+
+    def _read(self, member, classes, one_based):
+        """The (name, edges, difficult) of a picture's good objects, or None if the picture itself is bad."""
+        try:
+            annotation = read_annotation(member.xml)
+            size = upright_size(member, annotation)
+        except ValueError as error:
+            self.skipped.append(str(error))
+            return None
+        self.skipped += annotation.problems
+        objects = []
+        for number, name, corners, difficult in annotation.objects:
+            self.objects_at_zero += 0 in corners[:2]
+            self.objects_cut += overhang(corners, size) > 1
+            if classes is not None and name not in classes:
+                self.skipped.append(f"{member.xml}: object {number} {_unknown_class(name, classes)}")
+                continue
+            try:
+                objects.append((name, box_edges(corners, size, one_based), difficult))
+            except ValueError as error:
+                self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
+        self.pictures.append(member.picture)
+        self._sizes.append(size)
+        return objects
+
+    def _judge(self, folders, split, skip_bad, one_based, num_objects):
+        where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
+        if self.skipped and not skip_bad:
+            others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
+            raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
+        if not self.ids:
+            raise ValueError(f"{where}: no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}")
+        if num_objects == 0:
+            self.notes.append(f"{where}: not one object in {len(self.ids)} pictures")
+        if self.objects_cut:
+            self.notes.append(f"{where}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
+        if self.objects_at_zero and one_based:
+            self.notes.append(f"{where}: {self.objects_at_zero} boxes start at coordinate 0, which 1-based files never "
+                              "have; --zero-based reads the numbers as 0-based")
+
+    def __len__(self):
+        return len(self.ids)
+
+    def size(self, index):
+        """(h, w) of the upright picture, without decoding it."""
+        return self._sizes[index]
+
+    def target(self, index):
+        """The target alone, without decoding the picture."""
+        rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
+        return make_target(self._boxes[rows].clone(), self._labels[rows].clone(), self._difficult[rows].clone(),
+                           self.ids[index], self._sizes[index])
+
+    def __getitem__(self, index):
+        target, image = self.target(index), read_picture(self.pictures[index])
+        if tuple(image.shape[-2:]) != target["orig_size"]:
+            raise ValueError(f"{self.pictures[index]}: has changed since the data set was opened")
+        return image, target
+
+    def class_counts(self):
+        """{class: number of objects}, in the order of the labels."""
+        counts = Counter(self._labels.tolist())
+        return {name: counts[label] for label, name in enumerate(self.classes)}

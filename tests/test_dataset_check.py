@@ -1,0 +1,149 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dataset.check import check, main
+from dataset.voc import VOCDataset
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT / "../shared/data"
+
+
+def findings(folder, **keywords):
+    return {finding["id"]: finding for finding in check([folder], **keywords)["findings"]}
+
+
+def test_a_clean_folder_is_counted_and_nothing_is_complained_about(voc_folder, capsys):
+    report = check([voc_folder])
+    assert report["findings"] == [] and set(report["splits"]) == {"train", "val", "test", "trainval"}
+    assert report["splits"]["train"]["pictures"] == 6 and report["one_based"] in (True, None)
+    assert report["splits"]["train"]["objects"] == VOCDataset(voc_folder, "train").class_counts()
+    assert main([str(voc_folder)]) == 0
+    assert "nothing to complain about" in capsys.readouterr().out
+
+
+@pytest.fixture
+def faulty(voc_folder, xml_writer):
+    """break_it(kind): one fault of that kind in the folder, in picture 0001 of the list train."""
+    xml, picture = voc_folder / "Annotations/0001.xml", voc_folder / "JPEGImages/0001.jpg"
+    lists = voc_folder / "ImageSets/Main"
+
+    def objects(*objects):
+        xml_writer(xml, (96, 128), objects)
+
+    def rotated():
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        Image.open(picture).save(picture, exif=exif)
+
+    def append(name, id):
+        with open(lists / f"{name}.txt", "a") as file:
+            file.write(f"{id}\n")
+
+    def copied_to_val():
+        for part, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            shutil.copy(voc_folder / part / f"0001.{suffix}", voc_folder / part / f"copy.{suffix}")
+        append("val", "copy")
+
+    ways = {
+        "unreadable-picture": lambda: picture.write_bytes(picture.read_bytes()[:-500]),
+        "bad-xml": lambda: xml.write_text("<annotation>"),
+        "size-mismatch": lambda: xml_writer(xml, (128, 96), []),
+        "unreadable-object": lambda: objects(("disc", (1, 1, "x", 20))),
+        "bad-box": lambda: objects(("disc", (20, 1, 10, 20))),
+        "missing-file": lambda: append("train", "ghost"),
+        "class-not-in-train": lambda: xml_writer(xml.with_name("0007.xml"), (96, 128), [("new", (1, 1, 20, 20))]),
+        "empty-list": lambda: (lists / "spare.txt").write_text(""),
+        "box-cut": lambda: objects(("disc", (1, 1, 140, 20))),
+        "zero-based": lambda: objects(("disc", (0, 1, 10, 20))),
+        "tiny-box": lambda: objects(("disc", (1, 1, 2, 20))),
+        "duplicate-box": lambda: objects(*[("disc", (1, 1, 20, 20))] * 2),
+        "exif-rotated": rotated,
+        "picture-in-two-splits": copied_to_val,
+        "id-in-two-splits": lambda: append("val", "0001"),
+        "repeated-id": lambda: append("train", "0001"),
+        "picture-without-xml": lambda: Image.new("RGB", (9, 9)).save(voc_folder / "JPEGImages/more.png"),
+        "class-name-case": lambda: objects(("Disc", (1, 1, 20, 20))),
+        "rare-class": lambda: objects(*[("slab", (1, 1, 20, 20 + n)) for n in range(70)] * 3, ("bar", (1, 1, 20, 20))),
+        "picture-without-object": lambda: objects(),
+    }
+    return voc_folder, ways
+
+
+ERRORS = ("unreadable-picture", "bad-xml", "size-mismatch", "unreadable-object", "bad-box", "missing-file")
+OTHERS = ("class-not-in-train", "empty-list", "box-cut", "zero-based", "tiny-box", "duplicate-box", "exif-rotated",
+          "picture-in-two-splits", "id-in-two-splits", "repeated-id", "picture-without-xml", "class-name-case",
+          "rare-class", "picture-without-object")
+
+
+@pytest.mark.parametrize("kind", ERRORS + OTHERS)
+def test_the_doctor_finds(faulty, kind, capsys):
+    folder, ways = faulty
+    ways[kind]()
+    finding = findings(folder)[kind]
+    assert finding["count"] == len(finding["examples"]) or finding["count"] > 5
+    assert finding["examples"] and finding["message"]
+    assert (finding["severity"] == "error") == (kind in ERRORS + ("class-not-in-train", "empty-list"))
+    assert main([str(folder)]) == int(finding["severity"] == "error")
+    assert f"{finding['severity']}: {kind} ({finding['count']})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ERRORS + OTHERS)
+def test_an_error_is_what_the_data_set_refuses_and_a_warning_what_it_takes(faulty, kind):
+    folder, ways = faulty
+    ways[kind]()
+    try:
+        VOCDataset(folder, "train")
+        refused = False
+    except ValueError:
+        refused = True
+    assert refused == (kind in ERRORS)
+
+
+def test_the_same_pixels_under_two_names_are_found_with_their_splits(faulty):
+    folder, ways = faulty
+    ways["picture-in-two-splits"]()
+    found = findings(folder)
+    assert found["duplicate-picture"]["count"] == 1
+    group = found["picture-in-two-splits"]["examples"][0]
+    assert "0001.jpg = " in group and "copy.jpg in " in group and "train and val" in group
+
+
+def test_class_lists_and_trainval_may_overlap_train(voc_folder):
+    lists = voc_folder / "ImageSets/Main"
+    for split in ("train", "val", "trainval"):
+        lines = (lists / f"{split}.txt").read_text().split()
+        (lists / f"disc_{split}.txt").write_text("".join(f"{id}  1\n" for id in lines))
+    assert check([voc_folder])["findings"] == []
+
+
+def test_one_list_may_be_looked_at_alone(faulty):
+    folder, ways = faulty
+    ways["bad-box"]()
+    assert check([folder], split="val")["findings"] == []
+    assert "bad-box" in findings(folder, split="train")
+
+
+def test_a_mistake_in_the_command_is_one_sentence_and_exit_code_two(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.strip() == f"{tmp_path / 'nowhere'}: no such folder"
+    with pytest.raises(SystemExit) as raised:
+        main(["--no-such-flag"])
+    assert raised.value.code == 2
+
+
+def test_the_command_prints_json(voc_folder):
+    command = [sys.executable, "-m", "dataset.check", voc_folder, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["splits"]["train"]["pictures"] == 6
+
+
+@pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="the data set bccd is not beside this repository")
+def test_the_doctor_finds_the_two_boxes_without_area_in_bccd():
+    found = findings(SHARED / "bccd")
+    assert found["bad-box"]["count"] == 2 and {each["severity"] for each in found.values()} == {"error"}

@@ -1,0 +1,173 @@
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.pictures import Pictures, find_pictures, natural_order, picture_size, read_picture
+
+EXIF_EXAMPLES = Path(__file__).parents[1] / "../shared/data/exif_orientation"
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def quadrants():
+    """40 wide, 20 high: red and green above, blue and white below."""
+    image = Image.new("RGB", (40, 20))
+    for colour, corner in ((RED, (0, 0)), (GREEN, (20, 0)), (BLUE, (0, 10)), (WHITE, (20, 10))):
+        image.paste(colour, (*corner, corner[0] + 20, corner[1] + 10))
+    return image
+
+
+def corner_colours(image):
+    """The colours a quarter of a side away from the corners, each channel as 0 or 255."""
+    height, width = image.shape[-2:]
+    points = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    return [tuple(255 * (image[:, y, x] > 127).int().tolist()[c] for c in range(3)) for y, x in points]
+
+
+UNDO = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+        7: "TRANSVERSE", 8: "ROTATE_270"}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_stored_in_any_exif_orientation_is_read_upright(tmp_path, orientation, suffix):
+    stored, exif = quadrants(), Image.Exif()
+    if UNDO[orientation]:
+        stored = stored.transpose(getattr(Image.Transpose, UNDO[orientation]))
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    stored.save(path, exif=exif)
+    image = read_picture(path)
+    assert tuple(image.shape) == (3, 20, 40) and image.dtype == torch.uint8
+    assert picture_size(path) == (20, 40)
+    assert corner_colours(image) == [RED, GREEN, BLUE, WHITE]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_invalid_orientation_changes_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    quadrants().save(tmp_path / "a.jpg", exif=exif)
+    assert corner_colours(read_picture(tmp_path / "a.jpg")) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_an_orientation_of_65537_and_a_damaged_exif_block_change_nothing(tmp_path):
+    entry = struct.pack("<HHII", 0x0112, 4, 1, 65537)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+    for number, block in enumerate((exif, b"Exif\0\0" + b"\xff" * 20)):
+        path = tmp_path / f"{number}.jpg"
+        quadrants().save(path, exif=block)
+        assert corner_colours(read_picture(path)) == [RED, GREEN, BLUE, WHITE]
+        assert picture_size(path) == (20, 40)
+
+
+@pytest.mark.skipif(not EXIF_EXAMPLES.is_dir(), reason="the EXIF example pictures are not beside this repository")
+@pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
+def test_the_same_photograph_in_all_orientations_looks_alike(shape):
+    first = read_picture(EXIF_EXAMPLES / f"{shape}_1.jpg").float()
+    for orientation in range(9):
+        image = read_picture(EXIF_EXAMPLES / f"{shape}_{orientation}.jpg").float()
+        assert image.shape == first.shape
+        assert (image - first).abs().mean() < 8
+
+
+def test_every_mode_becomes_three_channels_of_the_right_colours(tmp_path):
+    image, expected = quadrants(), [RED, GREEN, BLUE, WHITE]
+    image.quantize(4).save(tmp_path / "palette.png")
+    image.convert("RGBA").save(tmp_path / "alpha.png")
+    image.convert("RGBA").save(tmp_path / "png_inside.jpg", format="PNG")
+    image.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    image.save(tmp_path / "UPPER.BMP")
+    for path in tmp_path.iterdir():
+        assert corner_colours(read_picture(path)) == expected, path
+        assert picture_size(path) == (20, 40)
+
+
+def test_grey_pictures_become_three_equal_channels(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    Image.fromarray(np.stack([ramp, np.full_like(ramp, 255)], axis=2)).save(tmp_path / "grey_alpha.png")
+    Image.fromarray(ramp > 127).save(tmp_path / "one_bit.png")
+    for name in ("grey.png", "grey_alpha.png"):
+        assert torch.equal(read_picture(tmp_path / name), torch.from_numpy(ramp).expand(3, 16, 16))
+    assert read_picture(tmp_path / "one_bit.png")[0].tolist() == (255 * (ramp > 127)).tolist()
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_saturated(tmp_path):
+    Image.fromarray(np.array([[0, 257, 25700, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert read_picture(tmp_path / "deep.png")[:, 0].tolist() == [[0, 1, 100, 255]] * 3
+
+
+def test_transparent_pixels_are_laid_on_white(tmp_path):
+    Image.fromarray(np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], dtype=np.uint8)).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png")[:, 0].T.tolist() == [[255, 255, 255], [10, 20, 30]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert read_picture(tmp_path / "p.png")[:, 0].T.tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_picture_is_refused_by_name_already_from_its_size(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    for read in (read_picture, picture_size):
+        with pytest.raises(ValueError, match=f"cut.{suffix}.*truncated"):
+            read(path)
+
+
+def test_bytes_after_the_end_of_a_picture_do_no_harm(tmp_path):
+    quadrants().save(tmp_path / "a.jpg")
+    with open(tmp_path / "a.jpg", "ab") as file:
+        file.write(b"\0" * 100)
+    assert picture_size(tmp_path / "a.jpg") == (20, 40)
+
+
+def test_what_is_no_picture_is_refused_with_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
+    quadrants().save(tmp_path / "bomb.png")
+    rules = {"text.jpg": "no picture of a known kind", "empty.png": "no picture of a known kind",
+             "float.tif": "floating-point", "nowhere.jpg": "no such picture"}
+    for name, rule in rules.items():
+        with pytest.raises(ValueError, match=f"{name}.*{rule}"):
+            read_picture(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (read_picture, picture_size):
+        with pytest.raises(ValueError, match="bomb.png.*decompression bomb"):
+            read(tmp_path / "bomb.png")
+
+
+def test_natural_order_counts():
+    names = ["10.jpg", "b2", "9.jpg", "B10", "a²"]
+    assert sorted(names, key=natural_order) == ["9.jpg", "10.jpg", "a²", "b2", "B10"]
+
+
+def test_pictures_are_found_in_files_folders_and_globs_each_once(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("10.jpg", "9.JPG", "a.txt", "._9.jpg", "sub/b.WebP", "odd.dat"):
+        quadrants().save(tmp_path / name, format="PNG")
+    names = [path.name for path in find_pictures([tmp_path])]
+    assert names == ["9.JPG", "10.jpg"]
+    assert [path.name for path in find_pictures([f"{tmp_path}/**/*", tmp_path, tmp_path / "odd.dat"])] == [
+        "9.JPG", "10.jpg", "b.WebP", "odd.dat"]
+    with pytest.raises(ValueError, match="nothing.*no picture here"):
+        find_pictures([tmp_path / "nothing"])
+
+
+def test_pictures_without_annotations_leave_out_what_is_bad_only_if_asked(tmp_path):
+    quadrants().save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("hello")
+    with pytest.raises(ValueError, match="bad.jpg"):
+        Pictures([tmp_path])
+    pictures = Pictures([tmp_path], skip_bad=True)
+    image, info = pictures[0]
+    assert len(pictures) == 1 and "bad.jpg" in pictures.skipped[0]
+    assert info == {"image_id": (tmp_path / "good.png").as_posix(), "orig_size": (20, 40)}
+    assert pictures.size(0) == (20, 40) and tuple(image.shape) == (3, 20, 40)
