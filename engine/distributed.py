@@ -1,0 +1,90 @@
+"""One device, several in one process (DataParallel), or one process a device (DDP under torchrun): the gradient is the same.
+
+A network returns each loss as (sum, count). The pairs of all replicas and ranks are added and divided once, so that a
+picture weighs the same wherever it was computed.
+"""
+import atexit
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """"auto" is CUDA where there is one, else the CPU. Raises ValueError for "cuda" where there is none."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch {torch.__version__} sees no CUDA device on this machine")
+    if "LOCAL_RANK" in os.environ and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"--device {name}: under torchrun each process takes the GPU of its own rank; say cuda or auto")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device is {name!r}, not one of auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+        torch.cuda.set_device(device.index or 0)
+    return device
+
+
+def start_process_group(device: torch.device) -> None:
+    """Joins the other ranks when torchrun started this process, and waits for them; does nothing otherwise."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+        atexit.register(dist.destroy_process_group)
+        dist.barrier()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+class Autocast(nn.Module):
+    """A network under autocast. Inside what is replicated, because DataParallel's threads do not inherit the type."""
+
+    def __init__(self, network: nn.Module, device_type: str, dtype: torch.dtype):
+        super().__init__()
+        self.network, self.device_type, self.dtype = network, device_type, dtype
+
+    def forward(self, *inputs):
+        with torch.autocast(self.device_type, dtype=self.dtype):
+            return self.network(*inputs)
+
+
+def replicate(network: nn.Module, device: torch.device, amp: torch.dtype | None = None) -> nn.Module:
+    """The network as training calls it: in DDP on several ranks, in DataParallel on several visible GPUs, else itself."""
+    if amp is not None:
+        network = Autocast(network, device.type, amp)
+    if dist.is_initialized():
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+        return nn.DataParallel(network)
+    return network
+
+
+def combine(losses: dict[str, Tensor], asked: bool = False) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The loss to call backward on, the parts to print (detached, each already divided), and how many ranks `asked`.
+
+    losses  name -> [R, 2] float32, (sum, count) of each replica of this process
+    asked   any yes or no that all ranks must learn of at the same step; it travels with the sums
+
+    part = sum over all replicas and ranks / max(count over all, 1). DDP averages gradients over the ranks, so this
+    rank's share is multiplied with their number. Law: the gradient does not depend on how the batch was split.
+    """
+    local = torch.stack([pairs.sum(0) for pairs in losses.values()])                      # [K, 2]
+    everywhere = torch.cat([local.detach(), local.new_full((1, 2), float(asked))])
+    if dist.is_initialized():
+        dist.all_reduce(everywhere)
+    counts = everywhere[:-1, 1].clamp(min=1)
+    parts = dict(zip(losses, (everywhere[:-1, 0] / counts).unbind(), strict=True))
+    return (local[:, 0] / counts).sum() * world_size(), parts, everywhere[-1, 0]

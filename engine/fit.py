@@ -1,0 +1,252 @@
+"""The training loop: SGD with the rate set by hand, mixed precision, clipping, averaged weights, evaluation, checkpoints.
+
+It knows a network that gives {name: (sum, count)} and nothing of what kind of network it is.
+"""
+import copy
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from engine.checkpoint import save_checkpoint
+from engine.distributed import combine, rank, replicate
+from engine.log import Meter
+from engine.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm or decay is off."""
+
+    epochs: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    schedule: str = "step"
+    pretrained_lr: float = 1.0
+    clip_norm: float = 35.0
+    ema_decay: float = 0.998
+    amp: torch.dtype | None = None
+    evaluate_every: int = 1
+    max_steps: int | None = None
+
+
+class NonFiniteLoss(ValueError):
+    """The loss became infinite or NaN; the message names the step, its parts and the pictures."""
+
+
+def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: torch.device, checkpoint: dict,
+        resume: dict | None = None) -> dict:
+    """Trains and returns the metrics of the best epoch ({} if none was evaluated).
+
+    network     on any device; holds the trained weights afterwards (the averaged ones in best.pth and last.pth)
+    loader      len(loader) batches an epoch, loader.batches(epoch, first) -> (batch, infos); sees only its rank's share
+    evaluate    called with the network to be judged -> {"mAP": x, ...}, on rank 0; None: no evaluation. A "score_threshold"
+                among its numbers becomes the checkpoint's
+    run         engine.log.RunLog (folder, rows, messages)
+    checkpoint  what every checkpoint shall hold beside the weights
+    resume      a last.pth: the run goes on as if it had not been interrupted
+
+    Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
+    for a picture that cannot be read (likewise) and for a resumed run whose epochs had another number of steps.
+    """
+    training = _Training(network, loader, evaluate, run, options, device, checkpoint)
+    if resume:
+        training.restore(resume)
+    with _stop_signals() as stop:
+        while training.state["epoch"] < options.epochs and not training.finished:
+            training.run_epoch(stop)
+            training.close_epoch()
+    training.bar.close()
+    if not evaluate:
+        training.save("best.pth", whole=False)
+    return training.state["best"]
+
+
+class _Training:
+    """The parts of a run and its state: epoch, batch (next one in the epoch), step, best metrics, seconds."""
+
+    def __init__(self, network, loader, evaluate, run, options, device, checkpoint):
+        self.network, self.loader, self.evaluate, self.run = network, loader, evaluate, run
+        self.options, self.device, self.checkpoint = options, device, checkpoint
+        network.to(device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(network).requires_grad_(False) if options.ema_decay else network
+        self.parallel = replicate(network, device, options.amp)
+        self.optimizer = torch.optim.SGD(parameter_groups(network, options), lr=options.lr, momentum=options.momentum,
+                                         nesterov=options.momentum > 0)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
+        self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
+        self.metrics, self.finished = {}, False
+        self.total_steps = options.epochs * len(loader)
+        self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
+        self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)
+
+    def run_epoch(self, stop) -> None:
+        """The rest of the current epoch, or up to the last step. Stops, with a checkpoint, when all ranks know of a signal."""
+        self.meter = Meter()
+        self.network.train()
+        try:
+            for batch, infos in self.loader.batches(self.state["epoch"], self.state["batch"]):
+                if self.state["step"] >= self.last_step:
+                    break
+                self.meter.waited()
+                asked = self.step(batch, infos, stop.asked)
+                if asked:
+                    raise KeyboardInterrupt
+        except (KeyboardInterrupt, ValueError) as error:
+            if not isinstance(error, NonFiniteLoss):
+                self.state["seconds"] += self.meter.elapsed()
+                self.save("last.pth")
+            self.bar.close()
+            raise
+        self.state["seconds"] += self.meter.elapsed()
+
+    def step(self, batch: dict, infos: list, asked: bool) -> bool:
+        """One update; True if any rank was asked to stop. On CUDA the loss is copied out beside the backward pass, so that
+        looking at it stalls nothing."""
+        rate = learning_rate(self.state["step"], self.total_steps, self.options.lr, self.options.warmup_steps, self.options.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        targets = {name: on_device[name] for name in ("boxes", "labels", "weights", "ignore")}
+        losses = self.parallel(on_device["images"], on_device["image_sizes"], targets)
+        loss, parts, asked = combine(losses, asked)
+        values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
+        copied = torch.cuda.Event() if self.device.type == "cuda" else None
+        if copied:
+            copied.record()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if copied:
+            copied.synchronize()
+        *numbers, asked = values.tolist()
+        numbers = dict(zip(("loss", *parts), numbers, strict=True))
+        if not torch.isfinite(values).all():
+            self.keep_batch(numbers, batch, infos)
+        self.scaler.unscale_(self.optimizer)
+        if self.options.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.averaged is not self.network:
+            update_average(self.averaged, self.network, self.options.ema_decay, self.state["step"])
+        self.state["step"] += 1
+        self.state["batch"] += 1
+        self.meter.add(numbers, len(infos), rate)
+        self.bar.update(self.state["step"] - self.bar.n)
+        self.bar.set_postfix_str(f"epoch {self.state['epoch'] + 1}/{self.options.epochs} lr {rate:.2g} {self.meter.text()}", refresh=False)
+        return asked > 0
+
+    def close_epoch(self) -> None:
+        """Evaluation, the epoch's row, checkpoints. Until the end `state` says that the epoch is still to be closed, so that
+        a run which is broken off here evaluates again when it is resumed."""
+        complete = self.state["batch"] >= len(self.loader)
+        self.finished = self.state["step"] >= self.last_step
+        epoch, now, averages = self.state["epoch"] + 1, {}, self.meter.averages()
+        if self.evaluate and (self.finished or epoch % self.options.evaluate_every == 0):
+            self.save("last.pth")
+            if rank() == 0:
+                self.metrics = now = self.evaluate(self.averaged)
+                if (now["mAP"] or 0.0) >= (self.state["best"].get("mAP") or 0.0):
+                    self.state["best"] = now
+                    self.save("best.pth", whole=False)
+        self.run.row({"epoch": epoch, "step": self.state["step"], "seconds": round(self.state["seconds"], 1),
+                      **averages, "mAP": now.get("mAP"), "mAP_50_95": now.get("mAP_50_95")})
+        if complete:
+            self.state["epoch"], self.state["batch"] = epoch, 0
+        self.save("last.pth")
+        if dist.is_initialized():
+            dist.barrier()
+
+    def save(self, name: str, whole: bool = True) -> None:
+        """`whole`: with all that an exact resume needs."""
+        if rank() == 0:
+            contents = {**self.checkpoint, "model": _to_cpu(self.averaged.state_dict()), "metrics": self.metrics,
+                        "score_threshold": self.metrics.get("score_threshold") or self.checkpoint["score_threshold"]}
+            if whole:
+                contents["training"] = {
+                    **self.state, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
+                    "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+            save_checkpoint(self.run.folder / name, contents)
+
+    def restore(self, last: dict) -> None:
+        training = last["training"]
+        if training["steps_per_epoch"] != len(self.loader):
+            raise ValueError(f"the run to resume had {training['steps_per_epoch']} steps an epoch, with this data and batch size "
+                             f"they are {len(self.loader)}; resume with the same, or start a new run from its weights")
+        self.averaged.load_state_dict(last["model"])
+        self.network.load_state_dict(training["model"])
+        self.optimizer.load_state_dict(training["optimizer"])
+        if training["scaler"]:                   # {} where the run that is resumed needed no scaler
+            self.scaler.load_state_dict(training["scaler"])
+        torch.set_rng_state(training["rng"])
+        if training["cuda_rng"] and len(training["cuda_rng"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(training["cuda_rng"])
+        self.state = {name: training[name] for name in self.state}
+        self.metrics = last["metrics"]
+        self.finished = self.state["step"] >= self.last_step and self.state["batch"] == 0
+        self.bar.update(self.state["step"])
+
+    def keep_batch(self, numbers: dict, batch: dict, infos: list) -> None:
+        file = self.run.folder / f"nonfinite_rank{rank()}.pth"
+        save_checkpoint(file, {"batch": batch, "images": [info["image_id"] for info in infos], "losses": numbers,
+                               "step": self.state["step"], "model": _to_cpu(self.network.state_dict())})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        raise NonFiniteLoss(f"step {self.state['step']}: the loss is not finite ({shown}) on pictures "
+                            f"{', '.join(info['image_id'] for info in infos)}; the batch and the weights before it are in {file}")
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, network: nn.Module, decay: float, updates: int) -> None:
+    """Moves all floating-point weights and buffers of `averaged` towards those of `network`; counters are copied.
+
+    The decay grows as (1 + updates) / (10 + updates) up to `decay`, so that a short run is not all beginning.
+    """
+    pairs = list(zip(averaged.state_dict().values(), network.state_dict().values(), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_(*map(list, zip(*floating, strict=True)), 1 - min(decay, (1 + updates) / (10 + updates)))
+    for mine, theirs in pairs:
+        if not mine.is_floating_point():
+            mine.copy_(theirs)
+
+
+def parameter_groups(network: nn.Module, options: FitOptions) -> list[dict]:
+    """Weights decay; biases, norms and learned scales do not. Parameters that need no gradient are left out."""
+    groups = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decay = options.weight_decay if parameter.ndim > 1 else 0.0
+            scale = options.pretrained_lr if name.startswith("backbone.") else 1.0
+            groups.setdefault((decay, scale), []).append(parameter)
+    return [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()]
+
+
+def _to_cpu(state: dict) -> dict:
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+@contextmanager
+def _stop_signals():
+    """Ctrl-C or a terminate signal asks the loop to stop after its step; a second Ctrl-C stops at once."""
+    class Stop:
+        asked = False
+
+    def ask(number, frame):
+        Stop.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:                       # not the main thread: signals are not ours to take
+        previous = {}
+    try:
+        yield Stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

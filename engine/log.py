@@ -1,0 +1,110 @@
+"""What a person sees of a run. Imports nothing heavy, so that `--help` answers at once."""
+
+import csv
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def one_sentence_errors():
+    """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
+    and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
+    `python -X dev` shows every traceback.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        if sys.flags.dev_mode:
+            raise
+        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
+
+
+class RunLog:
+    """A run's folder and what is written there while it runs; silent on ranks other than 0.
+
+    folder     Path: config.yaml, log.txt, metrics.csv, TensorBoard events (where tensorboard is installed), checkpoints
+    Rows go to metrics.csv at once, a row an epoch, so that a crash keeps them; a resumed run goes on below them.
+    """
+
+    def __init__(self, folder: Path, active: bool = True):
+        self.folder, self.active, self._events = folder, active, None
+        folder.mkdir(parents=True, exist_ok=True)       # on each machine: a rank that meets a loss that is not finite keeps its batch there
+        if active:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+                self._events = SummaryWriter(str(folder))
+            except ImportError:
+                self._events = None
+
+    def say(self, text: str) -> None:
+        """To the terminal and to log.txt."""
+        if self.active:
+            from tqdm import tqdm
+            tqdm.write(text)
+            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def config(self, flags: dict) -> None:
+        import yaml
+        if self.active:
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(flags, sort_keys=False), encoding="utf-8")
+
+    def row(self, values: dict) -> None:
+        """One epoch's numbers; None is an empty cell."""
+        if not self.active:
+            return
+        path = self.folder / "metrics.csv"
+        with open(path, "a+", newline="", encoding="utf-8") as file:
+            file.seek(0)
+            columns = next(csv.reader(file), None)
+            writer = csv.DictWriter(file, columns or list(values), extrasaction="ignore")
+            if columns is None:
+                writer.writeheader()
+            writer.writerow(values)
+        numbers = {name: value for name, value in values.items() if value is not None and name not in ("epoch", "step")}
+        self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+        if self._events:
+            for name, value in numbers.items():
+                self._events.add_scalar(name, value, values["step"])
+            self._events.flush()
+
+
+def next_run_folder(root: Path, name: str) -> Path:
+    """root/name-1, root/name-2, ...: the first number after every one in use."""
+    numbers = [int(path.name.rsplit("-", 1)[1]) for path in root.glob(f"{name}-*") if path.name.rsplit("-", 1)[1].isdigit()]
+    return root / f"{name}-{max(numbers, default=0) + 1}"
+
+
+class Meter:
+    """Means of an epoch, and the share of time spent waiting for data."""
+
+    def __init__(self):
+        self.sums, self.steps, self.images, self.waiting, self.rate = {}, 0, 0, 0.0, None
+        self.started = self.mark = time.perf_counter()
+
+    def waited(self) -> None:
+        self.waiting += time.perf_counter() - self.mark
+
+    def add(self, parts: dict, images: int, rate: float) -> None:
+        for name, value in parts.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.images, self.mark, self.rate = self.steps + 1, self.images + images, time.perf_counter(), rate
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def averages(self) -> dict:
+        """Empty cells where no step was made."""
+        parts = {name: round(value / self.steps, 5) for name, value in self.sums.items()}
+        speed = round(self.images / self.elapsed(), 2) if self.steps else None
+        return {"lr": self.rate, **parts, "images_per_s": speed, "waiting": round(self.waiting / self.elapsed(), 3)}
+
+    def text(self) -> str:
+        return " ".join(f"{name} {value / self.steps:.3f}" for name, value in self.sums.items())

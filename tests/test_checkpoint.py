@@ -1,0 +1,65 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from engine import checkpoint
+from engine.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+
+CONTENTS = {"config": {"num_classes": 1}, "model": {"w": torch.ones(2)}, "classes": ["a"], "input": {"min_size": 1, "max_size": 2, "tile": None},
+            "score_threshold": 0.3}
+
+
+def test_what_is_saved_comes_back_with_versions(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", CONTENTS)
+    state = load_checkpoint(tmp_path / "a.pth")
+    assert state["classes"] == ["a"] and torch.equal(state["model"]["w"], torch.ones(2)) and state["versions"]["torch"] == str(torch.__version__)
+
+
+def test_a_save_that_dies_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "a.pth", CONTENTS)
+
+    def die(state, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(checkpoint.torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path / "a.pth", {**CONTENTS, "classes": ["b"]})
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "a.pth")["classes"] == ["a"]
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/never",)
+
+
+@pytest.mark.parametrize("write, sentence", [
+    (lambda path: None, "no such checkpoint file"),
+    (lambda path: path.write_bytes(b"hello"), "is not a checkpoint|could run code"),
+    (lambda path: path.write_bytes(b""), "is not a checkpoint"),
+    (lambda path: path.write_bytes(pickle.dumps(Bomb())), "could run code"),
+    (lambda path: torch.save({"model": Bomb()}, path), "could run code"),
+    (lambda path: torch.save({"model": {}}, path), "has no 'format'"),
+    (lambda path: torch.save([1, 2], path), "has no 'format'"),
+    (lambda path: torch.save({**CONTENTS, "format": 99}, path), "has checkpoint format 99"),
+])
+def test_what_is_no_checkpoint_of_ours_is_refused_in_one_sentence(tmp_path, write, sentence):
+    path = tmp_path / "x.pth"
+    write(path)
+    with pytest.raises(ValueError, match=sentence) as error:
+        load_checkpoint(path)
+    assert "x.pth" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_newest_run_wins_over_the_shipped_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="train first"):
+        newest_checkpoint(tmp_path)
+    (tmp_path / checkpoint.SHIPPED).touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / checkpoint.SHIPPED
+    for number, name in enumerate(("voc-2", "voc-1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.pth").touch()
+        os.utime(tmp_path / name / "best.pth", (number, number))
+    assert newest_checkpoint(tmp_path) == tmp_path / "voc-1" / "best.pth"

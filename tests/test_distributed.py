@@ -1,0 +1,103 @@
+"""One gradient, however a batch is split: one device, replicas in one process, ranks under DDP (gloo)."""
+import os
+import threading
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from engine.distributed import combine, replicate, select_device
+from model import build_model
+
+CONFIG = {"num_classes": 2, "backbone": "regnet_x_400mf", "backbone_freeze": "norm", "fpn_channels": 32, "head_convs": 1, "levels": 3}
+
+
+def network_and_batch():
+    torch.manual_seed(0)
+    network = build_model(CONFIG)
+    # The first two pictures have objects, one many; the last two have none: a rank without positives is an ordinary case.
+    boxes = torch.zeros(4, 3, 4)
+    boxes[0] = torch.tensor([[4, 4, 30, 40], [30, 10, 60, 50], [0, 0, 64, 64]])
+    boxes[1, 0] = torch.tensor([20, 20, 44, 44])
+    labels = torch.tensor([[0, 1, 1], [0, -1, -1], [-1] * 3, [-1] * 3])
+    targets = {"boxes": boxes, "labels": labels, "weights": torch.ones(4, 3), "ignore": torch.zeros(4, 3, dtype=torch.bool)}
+    return network, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.full((4, 2), 64), targets
+
+
+def part(values, rows):
+    return {name: tensor[rows] for name, tensor in values.items()}
+
+
+def gradient(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
+
+
+def whole_batch():
+    network, images, sizes, targets = network_and_batch()
+    loss, parts, _ = combine(network(images, sizes, targets))
+    loss.backward()
+    return gradient(network), {name: value.item() for name, value in parts.items()}
+
+
+def test_replicas_in_one_process_give_the_gradient_of_one_device():
+    expected, parts = whole_batch()
+    network, images, sizes, targets = network_and_batch()
+    replicas = [network(images[rows], sizes[rows], part(targets, rows)) for rows in (slice(0, 2), slice(2, 3), slice(3, 4))]
+    gathered = {name: torch.cat([losses[name] for losses in replicas]) for name in replicas[0]}    # as DataParallel gathers
+    loss, split_parts, _ = combine(gathered)
+    loss.backward()
+    assert torch.allclose(gradient(network), expected, rtol=1e-4, atol=1e-6)
+    assert all(abs(split_parts[name].item() - value) < 1e-4 for name, value in parts.items())
+
+
+def _rank(rank, size, file, results):
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    network, images, sizes, targets = network_and_batch()
+    rows = slice(rank * 2, rank * 2 + 2)
+    parallel = replicate(network, torch.device("cpu"))          # DDP reduces only while it is alive
+    loss, parts, _ = combine(parallel(images[rows], sizes[rows], part(targets, rows)))
+    loss.backward()
+    torch.save((gradient(network), {name: value.item() for name, value in parts.items()}), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_ranks_under_ddp_give_the_gradient_of_one_device(tmp_path):
+    expected, parts = whole_batch()
+    mp.spawn(_rank, args=(2, tmp_path / "store", str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        got, rank_parts = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
+        assert all(abs(rank_parts[name] - value) < 1e-4 for name, value in parts.items())
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto").type == "cpu"
+    for name, words in (("cuda", "sees no CUDA device"), ("tpu3", "not one of auto")):
+        try:
+            select_device(name)
+            raise AssertionError(name)
+        except ValueError as error:
+            assert words in str(error)
+
+
+def test_autocast_reaches_the_threads_that_dataparallel_runs_replicas_in():
+    class Kind(torch.nn.Module):
+        def forward(self, x):
+            kinds.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+            return x
+
+    kinds = []
+    replica = replicate(Kind(), torch.device("cpu"), torch.bfloat16)
+    thread = threading.Thread(target=replica, args=(torch.zeros(1),))
+    thread.start()
+    thread.join()
+    assert kinds == [torch.bfloat16]
+
+
+def test_what_one_rank_asks_travels_with_the_sums():
+    losses = {"a": torch.tensor([[6.0, 3.0]])}
+    assert combine(losses, asked=True)[2] == 1 and combine(losses)[2] == 0
+    assert combine(losses, asked=True)[0] == 2.0

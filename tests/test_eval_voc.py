@@ -1,0 +1,113 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from colour_network import BAD_CHECKPOINTS, bad_checkpoint, colour_checkpoint, real_checkpoint, refusal
+from PIL import Image
+
+import eval_voc
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path, voc_maker):
+    return voc_maker(tmp_path / "voc", n=8, max_objects=1)
+
+
+def run(checkpoint, folder, *flags):
+    words = ["--checkpoint", checkpoint, "--data", str(folder), "--workers", "0", "--device", "cpu", *flags]
+    return eval_voc.main(words)
+
+
+def test_an_exact_network_reaches_ap_1_and_everything_is_written(tmp_path, folder, monkeypatch, capsys):
+    metrics = run(colour_checkpoint(tmp_path / "best.pth", monkeypatch), folder)
+    table, output = capsys.readouterr().out, tmp_path / "eval"
+    assert metrics["mAP"] == metrics["voc07"]["mAP"] == 1 and metrics["split"] == "test"
+    assert "AP50" in table and "all" in table and str(output) in table
+
+    assert json.loads((output / "metrics.json").read_text()) == metrics
+    assert {"protocol", "mAP", "ap", "mAP_50_95", "voc07", "area", "per_class", "checkpoint", "data"} <= metrics.keys()
+    results = json.loads((output / "detections.json").read_text())
+    ids = (folder / "ImageSets" / "Main" / "test.txt").read_text().split()
+    assert {each["image_id"] for each in results} == set(ids) and {each["category_id"] for each in results} <= {1, 2}
+    assert all(len(each["bbox"]) == 4 and each["score"] == pytest.approx(0.9) for each in results)
+    for picture in ("precision_recall.png", "confusion_matrix.png", f"pictures/{ids[0]}.jpg"):
+        Image.open(output / picture).verify()
+
+
+def test_pictures_of_an_earlier_evaluation_go_and_other_files_stay(tmp_path, folder, monkeypatch):
+    checkpoint, pictures = colour_checkpoint(tmp_path / "best.pth", monkeypatch), tmp_path / "eval" / "pictures"
+    run(checkpoint, folder, "--split", "train")
+    (pictures / "notes.txt").write_text("mine")
+    run(checkpoint, folder, "--split", "val")
+    names = (folder / "ImageSets" / "Main" / "val.txt").read_text().split()
+    assert sorted(path.name for path in pictures.iterdir()) == [*(f"{name}.jpg" for name in names), "notes.txt"]
+
+
+def test_flags_override_the_checkpoint_and_choose_split_and_output(tmp_path, folder, monkeypatch):
+    checkpoint = colour_checkpoint(tmp_path / "best.pth", monkeypatch)
+    metrics = run(checkpoint, folder, "--split", "train", "--min-size", "192", "--output", str(tmp_path / "out"))
+    assert metrics["all"]["pictures"] == 4 and metrics["mAP"] == 1
+    assert metrics["input"] == {"min_size": 192, "max_size": 1000, "tile": None}
+    assert (tmp_path / "out" / "metrics.json").exists() and not (tmp_path / "eval").exists()
+
+
+def test_in_tiles_objects_are_found_once_each(tmp_path, folder, monkeypatch):
+    checkpoint = colour_checkpoint(tmp_path / "best.pth", monkeypatch)
+    metrics = run(checkpoint, folder, "--split", "all", "--tile", "80", "--overlap", "0.6")
+    assert metrics["mAP"] == 1 and metrics["all"]["detections"] == 8
+
+
+def test_the_split_is_test_else_val_else_all(folder):
+    lists = folder / "ImageSets" / "Main"
+    assert eval_voc.default_split([folder]) == "test"
+    (lists / "test.txt").unlink()
+    assert eval_voc.default_split([folder]) == "val"
+    shutil.rmtree(folder / "ImageSets")
+    assert eval_voc.default_split([folder]) == "all"
+
+
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused_by_name(kind, tmp_path, folder, capsys):
+    checkpoint = bad_checkpoint(kind, tmp_path / "some.pth")
+    assert checkpoint in refusal(eval_voc.main, ["--checkpoint", checkpoint, "--data", folder], capsys)
+
+
+def test_bad_data_is_refused_by_name(tmp_path, folder, monkeypatch, capsys):
+    checkpoint = ["--checkpoint", colour_checkpoint(tmp_path / "best.pth", monkeypatch), "--workers", 0]
+
+    def sentence(*flags):
+        return refusal(eval_voc.main, checkpoint + list(flags), capsys)
+
+    assert "nowhere: no such folder" in sentence("--data", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "empty" in sentence("--data", tmp_path / "empty")
+    assert "no split 'dev'" in sentence("--data", folder, "--split", "dev")
+
+    xml = next((folder / "Annotations").glob("*.xml"))
+    text = xml.read_text()
+    xml.write_text(text.replace("<name>disc", "<name>dics").replace("<name>slab", "<name>dics"))
+    assert f"{xml}: object 1 is 'dics', not one of disc, slab" in sentence("--data", folder, "--split", "all")
+    xml.write_text(text)
+
+    picture = next((folder / "JPEGImages").glob("*.jpg"))
+    picture.write_bytes(picture.read_bytes()[:800])
+    assert str(picture) in sentence("--data", folder, "--split", "all")
+    assert eval_voc.main([*map(str, checkpoint), "--data", str(folder), "--split", "all", "--skip-bad"])["skipped"] == 1
+
+
+def test_the_script_itself_evaluates_a_real_network(tmp_path, folder):
+    words = [sys.executable, ROOT / "eval_voc.py", "--checkpoint", real_checkpoint(tmp_path / "best.pth"),
+             "--data", folder, "--device", "cpu", "--workers", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "eval" / "metrics.json").exists() and "mAP" not in done.stderr
+
+
+def test_the_commands_answer_help_without_importing_torch():
+    code = "import sys, detect, eval_voc, engine.log, engine.flags; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0

@@ -1,0 +1,145 @@
+"""The loop on a network of one layer: exact resume, equal runs, the stop at a loss that is not finite."""
+import csv
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from engine.checkpoint import load_checkpoint
+from engine.fit import FitOptions, fit, parameter_groups
+from engine.log import RunLog, next_run_folder
+
+CHECKPOINT = {"config": {}, "classes": ["a"], "input": {}, "score_threshold": 0.3, "flags": {}}
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, images, image_sizes, targets):
+        error = (self.layer(images) - targets["boxes"]).square().sum()
+        return {"error": torch.stack([error, torch.tensor(float(len(images)))])[None]}
+
+
+class Loader:
+    """Five batches an epoch, each made from (epoch, number) alone; `poison` turns one into infinity."""
+
+    def __init__(self, poison=None, interrupt=None):
+        self.poison, self.interrupt = poison, interrupt
+
+    def __len__(self):
+        return 5
+
+    def batches(self, epoch, first=0):
+        for number in range(first, 5):
+            torch_rng = torch.Generator().manual_seed(100 * epoch + number)
+            x = torch.randn(4, 3, generator=torch_rng)
+            if (epoch, number) == self.poison:
+                x[0, 0] = float("inf")
+            if (epoch, number) == self.interrupt:
+                os.kill(os.getpid(), signal.SIGINT)
+            one = torch.ones(4, 1)
+            yield ({"images": x, "image_sizes": one, "boxes": x.sum(1, keepdim=True), "labels": one, "weights": one, "ignore": one},
+                   [{"image_id": f"e{epoch}b{number}p{k}"} for k in range(4)])
+
+
+def run_fit(folder, loader=None, options=None, resume=None, evaluate=None):
+    network = Line()
+    log = RunLog(folder)
+    options = options or FitOptions(epochs=3, lr=0.05, warmup_steps=2, schedule="cosine", ema_decay=0.9)
+    best = fit(network, loader or Loader(), evaluate, log, options, torch.device("cpu"), CHECKPOINT, resume)
+    return network, best
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a) and a.keys() == b.keys()
+
+
+def test_it_learns_and_writes_best_last_and_a_row_an_epoch(tmp_path):
+    network, best = run_fit(tmp_path, evaluate=lambda network: {"mAP": 10 - (network.layer.weight - 1).abs().sum().item(), "mAP_50_95": None})
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert float(rows(tmp_path)[-1]["loss"]) < 0.5 * float(rows(tmp_path)[0]["loss"])
+    assert load_checkpoint(tmp_path / "best.pth")["metrics"]["mAP"] == best["mAP"] == pytest.approx(10, abs=1)
+    assert "training" in load_checkpoint(tmp_path / "last.pth") and "training" not in load_checkpoint(tmp_path / "best.pth")
+
+
+def test_two_runs_with_one_seed_are_equal(tmp_path):
+    assert same(run_fit(tmp_path / "a")[0].state_dict(), run_fit(tmp_path / "b")[0].state_dict())
+
+
+def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
+    whole, _ = run_fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "broken", Loader(interrupt=(1, 2)))
+    last = load_checkpoint(tmp_path / "broken" / "last.pth")
+    assert last["training"]["epoch"] == 1 and last["training"]["batch"] == 3
+    resumed, _ = run_fit(tmp_path / "broken", resume=last)
+    assert same(whole.state_dict(), resumed.state_dict())
+    a, b = (load_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "broken"))
+    assert same(a["model"], b["model"]) and a["training"]["step"] == b["training"]["step"] == 15
+
+
+def test_max_steps_ends_a_run_that_can_be_resumed(tmp_path):
+    options = FitOptions(epochs=3, lr=0.05, warmup_steps=2, schedule="cosine", ema_decay=0.9)
+    whole, _ = run_fit(tmp_path / "whole", options=options)
+    run_fit(tmp_path / "short", options=FitOptions(**{**vars(options), "max_steps": 7}))
+    resumed, _ = run_fit(tmp_path / "short", options=options, resume=load_checkpoint(tmp_path / "short" / "last.pth"))
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path):
+    with pytest.raises(ValueError, match=r"step 8: the loss is not finite \(loss (inf|nan), error (inf|nan)\) on pictures e1b3p0, e1b3p1"):
+        run_fit(tmp_path, Loader(poison=(1, 3)))
+    kept = torch.load(tmp_path / "nonfinite_rank0.pth", weights_only=True)
+    assert kept["images"][0] == "e1b3p0" and kept["step"] == 8 and kept["batch"]["images"].isinf().any()
+    assert all(value.isfinite().all() for value in kept["model"].values())
+    assert load_checkpoint(tmp_path / "last.pth")["training"]["step"] == 5
+
+
+def test_biases_norms_and_scales_do_not_decay_and_frozen_parameters_are_left_out():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.Conv2d(2, 2, 1))
+    network[2].requires_grad_(False)
+    groups = {group["weight_decay"]: len(group["params"]) for group in parameter_groups(network, FitOptions(epochs=1, lr=1))}
+    assert groups == {1e-4: 1, 0.0: 3}
+
+
+def test_run_folders_are_numbered_after_all_in_use(tmp_path):
+    assert next_run_folder(tmp_path, "voc").name == "voc-1"
+    for name in ("voc-1", "voc-12", "voc-old", "other-40"):
+        (tmp_path / name).mkdir()
+    assert next_run_folder(tmp_path, "voc").name == "voc-13"
+
+
+def test_a_run_stopped_at_the_end_of_an_epoch_evaluates_it_when_resumed(tmp_path):
+    def evaluate(network):
+        return {"mAP": 0.5, "mAP_50_95": None}
+    run_fit(tmp_path / "whole", evaluate=evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "broken", Loader(interrupt=(1, 4)), evaluate=evaluate)
+    run_fit(tmp_path / "broken", resume=load_checkpoint(tmp_path / "broken" / "last.pth"), evaluate=evaluate)
+    assert [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "broken")] == [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "whole")]
+
+
+def test_a_crash_in_the_evaluation_loses_no_training(tmp_path):
+    def evaluate(network):
+        raise RuntimeError("evaluation")
+    with pytest.raises(RuntimeError, match="evaluation"):
+        run_fit(tmp_path, evaluate=evaluate)
+    assert load_checkpoint(tmp_path / "last.pth")["training"]["step"] == 5
+
+
+def test_a_resumed_run_with_other_steps_an_epoch_is_refused(tmp_path):
+    run_fit(tmp_path, options=FitOptions(epochs=3, lr=0.05, max_steps=2))
+    last = load_checkpoint(tmp_path / "last.pth")
+    last["training"]["steps_per_epoch"] = 7
+    with pytest.raises(ValueError, match="had 7 steps an epoch, with this data and batch size they are 5"):
+        run_fit(tmp_path, resume=last)

@@ -1,0 +1,422 @@
+"""The training command from end to end, on a network of seconds: run folder, repetition, resume, weights, refusals."""
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+import yaml
+from colour_network import BAD_CHECKPOINTS, bad_checkpoint, refusal
+from conftest import make_voc
+from PIL import Image
+
+import engine.distributed
+import train_voc
+from engine.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ("--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --min-size 64 --max-size 96 --weights none "
+        "--device cpu --batch-size 3 --epochs 2").split()               # 6 pictures: 2 epochs of 2 steps
+
+
+def words(folder, output, *flags):
+    return ["--data", str(folder), "--output", str(output), *TINY, "--workers", "0", *map(str, flags)]
+
+
+def train(folder, output, *flags):
+    """The contents of last.pth after the run."""
+    train_voc.main(words(folder, output, *flags))
+    return load_checkpoint(output / "last.pth")
+
+
+def same_weights(a, b):
+    return all(torch.equal(a[part][name], b[part][name]) for a, b in ((a, b), (a["training"], b["training"]))
+               for part in ("model",) for name in a[part])
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys, folder, output, *flags):
+    """The one line of stderr; nothing was written."""
+    line = refusal(train_voc.main, words(folder, output, *flags), capsys)
+    assert not Path(output).exists()
+    return line
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """(VOC folder, run folder, its last.pth) of a run that nothing interrupted."""
+    place = tmp_path_factory.mktemp("unbroken")
+    folder = make_voc(place / "voc")
+    return folder, place / "run", train(folder, place / "run")
+
+
+def test_a_run_folder_holds_all_that_is_promised(unbroken):
+    folder, run, last = unbroken
+    assert {"config.yaml", "log.txt", "metrics.csv", "best.pth", "last.pth", "training.png", "train_batch.jpg"} <= set(os.listdir(run))
+    assert [(row["epoch"], row["step"]) for row in rows(run)] == [("1", "2"), ("2", "4")]
+    assert all(float(row["loss"]) > 0 and 0 <= float(row["mAP"]) <= 1 for row in rows(run))
+    assert "6 pictures" in (run / "log.txt").read_text() and "AP50" in (run / "log.txt").read_text()
+    for name in ("training.png", "train_batch.jpg"):
+        Image.open(run / name).verify()
+    best = load_checkpoint(run / "best.pth")
+    assert best["classes"] == ["disc", "slab"] and best["input"] == {"min_size": 64, "max_size": 96, "tile": None}
+    assert last["training"]["step"] == 4 and last["flags"]["data"] == [str(folder)]
+
+
+def test_a_run_can_be_repeated_from_another_folder(unbroken, tmp_path, monkeypatch):
+    folder, run, last = unbroken
+    monkeypatch.chdir(folder.parent)
+    flags, _ = train_voc.parse_flags(["--data", folder.name, "--weights", "run/best.pth"])
+    assert (flags.data, flags.weights) == ([str(folder)], str(run / "best.pth"))
+    assert train_voc.parse_flags(["--weights", "none"])[0].weights == "none"
+
+
+def test_crops_are_evaluated_in_tiles_of_their_size_unless_a_size_or_a_tile_is_given(tmp_path, voc_folder):
+    def tile(*flags):
+        return train_voc.parse_flags(["--crop", "64", *flags])[0].tile
+
+    assert tile() == 64 and tile("--tile", "96") == 96 and train_voc.parse_flags([])[0].tile is None
+    assert tile("--min-size", "64") is None and tile("--min-size=64") is None
+    (tmp_path / "recipe.yaml").write_text("min_size: [64]\n")
+    assert tile("--config", str(tmp_path / "recipe.yaml")) is None
+
+    flags = "--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --weights none --device cpu --batch-size 3 --crop 64 --max-steps 1 --workers 0"
+    train_voc.main(["--data", str(voc_folder), "--output", str(tmp_path / "run"), *flags.split()])
+    assert load_checkpoint(tmp_path / "run" / "last.pth")["input"]["tile"] == 64
+    assert "3 pictures to evaluate on, in tiles of 64 px" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_the_config_of_a_run_repeats_it(unbroken, tmp_path):
+    _, run, last = unbroken
+    train_voc.main(["--config", str(run / "config.yaml"), "--output", str(tmp_path / "again")])
+    assert same_weights(load_checkpoint(tmp_path / "again" / "last.pth"), last)
+    assert (tmp_path / "again" / "config.yaml").read_text() == (run / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("steps, workers", [(1, 0), (3, 2)])
+def test_a_run_that_stopped_early_is_resumed_as_if_unbroken_with_any_number_of_workers(unbroken, tmp_path, steps, workers):
+    folder, run, last = unbroken
+    assert train(folder, tmp_path / "run", "--max-steps", steps)["training"]["step"] == steps
+    train_voc.main(["--resume", str(tmp_path / "run" / "last.pth"), "--workers", str(workers)])
+    resumed = load_checkpoint(tmp_path / "run" / "last.pth")
+    assert resumed["training"]["step"] == 4 and same_weights(resumed, last)
+    assert rows(tmp_path / "run")[-1]["mAP"] == rows(run)[-1]["mAP"]
+
+
+def test_ctrl_c_in_a_terminal_leaves_a_run_that_resumes_as_if_unbroken(tmp_path, voc_folder):
+    flags = ["--epochs", 100, "--val-split", "none", "--workers", 2]
+    command = [sys.executable, str(ROOT / "train_voc.py"), *words(voc_folder, tmp_path / "broken", *flags)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    while not (tmp_path / "broken" / "metrics.csv").exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)                       # as a terminal does: the loading processes get it too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and "interrupted" in err, err
+    last = tmp_path / "broken" / "last.pth"
+    assert f"--resume {last}" in out
+    done = load_checkpoint(last)["training"]["step"]
+    assert 2 <= done < 200
+
+    train_voc.main(["--resume", str(last), "--workers", "0", "--max-steps", str(done + 3)])
+    whole = train(voc_folder, tmp_path / "whole", *flags[:4], "--max-steps", done + 3)
+    assert same_weights(load_checkpoint(last), whole)
+
+
+def test_resume_without_a_file_takes_the_newest_run(tmp_path, voc_folder, monkeypatch, capsys):
+    monkeypatch.setattr(train_voc, "HERE", tmp_path)
+    assert "holds no run to resume" in refusal(train_voc.main, ["--resume"], capsys)
+    flags = ["--data", str(voc_folder), *TINY, "--workers", "0", "--max-steps", "1"]
+    train_voc.main(flags)
+    train_voc.main(flags)
+    train_voc.main(["--resume", "--max-steps", "2"])
+    steps = [load_checkpoint(tmp_path / "checkpoint" / name / "last.pth")["training"]["step"] for name in ("voc-1", "voc-2")]
+    assert steps == [1, 2]
+
+
+def test_two_processes_of_torchrun_train_as_one(tmp_path, voc_folder):
+    flags = ["--freeze", "norm", "--batch-size", 2, "--epochs", 1, "--max-steps", 2, "--val-split", "none", "--lr", 0.1, "--warmup", 0]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train_voc.py")]
+    done = subprocess.run([*command, *words(voc_folder, tmp_path / "two", *flags)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = train(voc_folder, tmp_path / "one", *flags)
+    two = load_checkpoint(tmp_path / "two" / "last.pth")
+    for part in ("loss", "cls", "reg", "quality"):
+        assert float(rows(tmp_path / "two")[0][part]) == pytest.approx(float(rows(tmp_path / "one")[0][part]), rel=1e-4)
+    assert all(torch.allclose(two["model"][name], value, rtol=1e-3, atol=1e-5) for name, value in one["model"].items())
+    assert (tmp_path / "two" / "log.txt").read_text().count("6 pictures") == 1
+
+
+def test_weights_of_another_run_bring_the_class_rows_of_the_same_name(unbroken, tmp_path, voc_maker):
+    _, run, _ = unbroken
+    folder = voc_maker(tmp_path / "other", classes=("cube", "disc"), seed=1)
+    new = train(folder, tmp_path / "run", "--weights", run / "best.pth", "--max-steps", 1, "--lr", 0)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"weights of {run / 'best.pth'}; class rows taken over: disc; new: cube" in log
+    old = load_checkpoint(run / "best.pth")["model"]
+    assert new["classes"] == ["cube", "disc"]
+    rows_now, rows_then = new["training"]["model"]["head.cls_logits.weight"], old["head.cls_logits.weight"]
+    assert torch.equal(rows_now[1], rows_then[0]) and not torch.equal(rows_now[0], rows_then[1])
+    assert torch.equal(new["training"]["model"]["head.ltrb.weight"], old["head.ltrb.weight"])
+    assert new["config"]["backbone_freeze"] == "early"
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise URLError("Name or service not known")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+def test_imagenet_weights_that_cannot_be_had_end_the_run_if_asked_for_and_are_told_of_if_not(no_network, tmp_path, voc_folder, capsys):
+    line = refusal(train_voc.main, words(voc_folder, tmp_path / "a", "--weights", "imagenet"), capsys)
+    assert "regnet_x_400mf could not be downloaded" in line and "--weights none" in line and not (tmp_path / "a").exists()
+    train(voc_folder, tmp_path / "b", "--weights", "auto", "--max-steps", 1)
+    log = (tmp_path / "b" / "log.txt").read_text()
+    assert "note: training from nothing, because of" in log and "could not be downloaded" in log
+    assert load_checkpoint(tmp_path / "b" / "last.pth")["config"]["backbone_freeze"] == "none"
+
+
+def test_coco_weights_need_their_own_network_and_end_the_run_where_they_cannot_be_had(no_network, tmp_path, voc_folder, capsys):
+    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco")
+    assert ("--weights coco: needs --backbone resnet50 --channels 256 --levels 5, "
+            "not --backbone regnet_x_400mf --channels 32 --levels 3") in line
+    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco", "--backbone", "resnet50", "--channels", 256, "--levels", 5)
+    assert "--weights coco: the FCOS of torchvision could not be downloaded" in line
+
+
+def test_coco_weights_start_a_run(tmp_path, voc_folder, monkeypatch):
+    theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda weights, **options: theirs)
+    flags, _ = train_voc.parse_flags("--weights coco --backbone resnet50 --channels 256 --levels 5 --head-convs 1".split())
+    network, config, _ = train_voc.build_network(flags, ["disc"], None)
+    assert torch.equal(network.fpn.extra[1].weight, theirs["backbone.fpn.extra_blocks.p7.weight"]) and config["backbone_freeze"] == "early"
+
+
+@pytest.mark.parametrize("freeze, norms_move, stem_moves, rest_moves", [
+    ("none", True, True, True), ("norm", False, True, True), ("early", False, False, True)])
+def test_what_is_frozen_stays(freeze, norms_move, stem_moves, rest_moves, tmp_path, voc_folder):
+    flags = ("--freeze", freeze, "--val-split", "none", "--warmup", 0)
+    start = train(voc_folder, tmp_path / "start", *flags, "--max-steps", 1, "--lr", 0)["training"]["model"]
+    end = train(voc_folder, tmp_path / "end", *flags, "--max-steps", 2, "--lr", 1)["training"]["model"]
+
+    def moved(*names):
+        return any(not torch.equal(start[name], end[name]) for name in start if all(word in name for word in names) and "num_batches" not in name)
+
+    assert moved("backbone.stem.0.weight") == stem_moves and moved("backbone.trunk_output.block4", ".0.weight") == rest_moves
+    assert moved("backbone.", "running_mean") == norms_move and moved("head.")
+
+
+def test_command_line_wins_over_config_and_config_over_the_resumed_run(tmp_path, voc_folder):
+    train(voc_folder, tmp_path / "run", "--max-steps", 1, "--val-split", "none")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("epochs: 5\nlr: 1e-3\nmin-size: [64, 80]\nskip_bad: true\ncrop: null\n")
+    flags, resumed = train_voc.parse_flags(["--resume", str(tmp_path / "run" / "last.pth"), "--config", str(recipe), "--epochs", "7"])
+    assert (flags.epochs, flags.lr, flags.min_size, flags.skip_bad, flags.crop) == (7, 0.001, [64, 80], True, None)
+    assert flags.channels == 32 and flags.max_steps is None
+    assert resumed["training"]["step"] == 1
+
+
+def test_a_config_may_say_off_and_infinity_as_yaml_does(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("amp: off\ncenter_radius: .inf\nzero_based: false\noutput: runs/a\n")
+    flags, _ = train_voc.parse_flags(["--config", str(tmp_path / "recipe.yaml")])
+    assert (flags.amp, flags.center_radius, flags.zero_based, flags.output) == ("off", float("inf"), False, "runs/a")
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_this_repository_hold_flags_that_there_are(recipe):
+    train_voc.parse_flags(["--config", str(recipe)])
+
+
+@pytest.mark.parametrize("flags, words_of_it", [
+    (["--epochs", "0"], "--epochs: is 0, must be 1 or more"),
+    (["--epochs", "abc"], "--epochs: invalid int value: 'abc'"),
+    (["--batch-size", "0"], "--batch-size: is 0, must be 1 or more"),
+    (["--flip", "1.5"], "--flip: is 1.5, must be in 0..1"),
+    (["--mosaic", "nan"], "--mosaic: is nan, must be in 0..1"),
+    (["--lr", "-1"], "--lr: is -1, must be 0 or more"),
+    (["--channels", "100"], "--channels: is 100, must be a multiple of 32"),
+    (["--zoom", "2", "1"], "--zoom is 2 1, LOW must not be above HIGH"),
+    (["--schedule", "linear"], "--schedule: invalid choice: 'linear'"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    (["--backbone", "resnet19"], "backbone is 'resnet19', not one of"),
+    (["--weights", "nowhere.pth"], "--weights is 'nowhere.pth', neither auto, coco, imagenet, none nor an existing file"),
+    (["--device", "tpu"], "--device is 'tpu'"),
+    (["--train-split", "dev"], "no split 'dev', only"),
+    (["--val-split", "dev"], "no split 'dev', only"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+])
+def test_a_wrong_flag_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_folder, capsys):
+    assert words_of_it in refused(capsys, voc_folder, tmp_path / "run", *flags)
+
+
+@pytest.mark.parametrize("text, words_of_it", [
+    ("epochs: abc", "--epochs: invalid int value: 'abc'"),
+    ("epochs: [1, 2]", "unrecognized arguments: 2"),
+    ("epoch: 3", "unrecognized arguments: --epoch=3"),
+    ("schedule: linear", "--schedule: invalid choice: 'linear'"),
+    ("zoom: 2", "--zoom: expected 2 arguments"),
+    ("min_size: []", "--min-size: expected at least one argument"),
+    ("skip_bad: maybe", "--skip-bad: ignored explicit argument 'maybe'"),
+    ("- epochs", "must hold flags as 'name: value' lines"),
+    ("", "must hold flags as 'name: value' lines"),
+    ("a: [", "is not YAML"),
+])
+def test_a_wrong_config_ends_in_one_sentence_that_names_it(text, words_of_it, tmp_path, voc_folder, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    line = refused(capsys, voc_folder, tmp_path / "run", "--config", recipe)
+    assert str(recipe) in line and words_of_it in line
+
+
+def break_xml(folder, xml, picture):
+    xml.write_text("<annotation><object>")
+    return f"{xml}: cannot be read as XML"
+
+
+def box_outside(folder, xml, picture):
+    xml.write_text(xml.read_text().replace("<xmin>", "<xmin>500").replace("<xmax>", "<xmax>500"))
+    return f"{xml}: object 1"
+
+
+def truncated(folder, xml, picture):
+    picture.write_bytes(picture.read_bytes()[:-1500])
+    return str(picture)
+
+
+def missing_picture(folder, xml, picture):
+    picture.unlink()
+    return f"{xml}: must have one picture"
+
+
+def empty_split(folder, xml, picture):
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("\n")
+    return "train.txt: is empty"
+
+
+def missing_folder(folder, xml, picture):
+    shutil.rmtree(folder)
+    return f"{folder}: no such folder"
+
+
+def unknown_class(folder, xml, picture):
+    xml = folder / "Annotations" / f"{(folder / 'ImageSets/Main/val.txt').read_text().split()[0]}.xml"
+    xml.write_text(xml.read_text().replace("<name>disc", "<name>disk").replace("<name>slab", "<name>disk"))
+    return f"{xml}: object 1 is 'disk', not one of disc, slab; did you mean 'disc'?"
+
+
+def no_objects(folder, xml, picture):
+    for path in (folder / "Annotations").glob("*.xml"):
+        path.write_text("<annotation></annotation>")
+    return "not one object in 6 pictures"
+
+
+@pytest.mark.parametrize("spoil", [break_xml, box_outside, truncated, missing_picture, empty_split, missing_folder, unknown_class, no_objects])
+def test_bad_data_ends_in_one_sentence_before_anything_is_written(spoil, tmp_path, voc_folder, capsys):
+    name = (voc_folder / "ImageSets/Main/train.txt").read_text().split()[1]
+    sentence = spoil(voc_folder, voc_folder / "Annotations" / f"{name}.xml", voc_folder / "JPEGImages" / f"{name}.jpg")
+    assert sentence in refused(capsys, voc_folder, tmp_path / "run")
+
+
+def test_with_skip_bad_it_is_left_out_and_named(tmp_path, voc_folder):
+    name = (voc_folder / "ImageSets/Main/train.txt").read_text().split()[0]
+    (voc_folder / "JPEGImages" / f"{name}.jpg").unlink()
+    train(voc_folder, tmp_path / "run", "--skip-bad", "--max-steps", 1)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "5 pictures" in log and f"note: {voc_folder}/Annotations/{name}.xml: must have one picture" in log
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--weights"])
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_ends_in_one_sentence(kind, flag, tmp_path, voc_folder, capsys):
+    path = bad_checkpoint(kind, tmp_path / "some.pth")
+    before = sorted(tmp_path.rglob("*"))
+    assert path in refusal(train_voc.main, ["--data", voc_folder, *TINY, "--workers", 0, flag, path], capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(unbroken, tmp_path, voc_maker, capsys):
+    _, run, _ = unbroken
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    other = voc_maker(tmp_path / "other", classes=("cube", "disc"))
+    last = run / "last.pth"
+    assert "holds no optimizer state" in refusal(train_voc.main, ["--resume", run / "best.pth"], capsys)
+    assert "was trained on the classes disc, slab, the data has" in refusal(train_voc.main, ["--resume", last, "--data", other], capsys)
+    assert f"--channels is 64, but {last} was trained with 32" in refusal(train_voc.main, ["--resume", last, "--channels", 64], capsys)
+    assert f"--ema is 0.0, but {last} was trained with 0.998" in refusal(train_voc.main, ["--resume", last, "--ema", 0], capsys)
+    assert "goes on in its own folder" in refusal(train_voc.main, ["--resume", last, "--output", tmp_path / "x"], capsys)
+    assert f"--weights {last}: pre-trained weights: head.cls_logits.weight" in refused(capsys, other, tmp_path / "x", "--weights", last, "--channels", 64)
+    assert f"{run}: holds a run already" in refusal(train_voc.main, words(other, run), capsys)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path, voc_folder, monkeypatch, capsys):
+    monkeypatch.setattr(engine.distributed, "world_size", lambda: 2)
+    assert "--batch-size is 3, not a multiple of the 2 processes" in refused(capsys, voc_folder, tmp_path / "run")
+
+
+def test_without_a_list_to_evaluate_on_there_is_still_a_best_checkpoint(tmp_path, voc_folder):
+    last = train(voc_folder, tmp_path / "run", "--val-split", "none", "--max-steps", 1)
+    assert rows(tmp_path / "run")[0]["mAP"] == "" and (tmp_path / "run" / "training.png").exists()
+    assert all(torch.equal(value, last["model"][name]) for name, value in load_checkpoint(tmp_path / "run" / "best.pth")["model"].items())
+
+
+def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc_folder):
+    train(voc_folder, tmp_path / "a", "--train-split", "trainval", "--max-steps", 1)
+    assert "note: 3 of the 3 pictures to evaluate on are trained on too" in (tmp_path / "a" / "log.txt").read_text()
+    shutil.rmtree(voc_folder / "ImageSets")
+    train(voc_folder, tmp_path / "b", "--max-steps", 1)
+    assert "12 pictures" in (tmp_path / "b" / "log.txt").read_text() and "no list to evaluate on" in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_maker, capsys):
+    bare = voc_maker(tmp_path / "bare")
+    (bare / "ImageSets" / "Main" / "train.txt").unlink()
+    sentence = (f"{bare}: has no list 'train' in ImageSets (but test, trainval, val); "
+                "name one with --train-split S, or take every XML file with --train-split all")
+    assert sentence in refused(capsys, bare, tmp_path / "run")
+    assert sentence in refused(capsys, voc_folder, tmp_path / "run", "--data", voc_folder, bare)
+    shutil.rmtree(bare / "ImageSets")
+    assert f"{bare}: has no list 'train' in ImageSets (but none at all)" in refused(capsys, voc_folder, tmp_path / "run", "--data", voc_folder, bare)
+    flags = train_voc.parse_flags(["--data", str(voc_folder), str(bare), "--train-split", "all"])[0]
+    assert len(train_voc.open_data(flags)[0]) == 24
+
+
+def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
+    val = voc_folder / "ImageSets" / "Main" / "val.txt"
+    val.write_text(val.read_text() * 2)
+    notes = train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0])[2]
+    assert notes == [f"{val}: 3 ids are listed more than once and count once"]
+
+
+def test_started_by_a_user_it_trains_and_a_mistake_is_one_line_without_a_traceback(tmp_path, voc_folder):
+    def start(*flags):
+        command = [sys.executable, str(ROOT / "train_voc.py"), *words(os.path.relpath(voc_folder, tmp_path), "out", *flags)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+
+    done = start("--max-steps", "1")
+    assert done.returncode == 0 and "best.pth and last.pth are in out" in done.stdout, done.stderr
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["channels"] == 32
+    again = start()
+    assert again.returncode == 2 and again.stderr.startswith("error: --output out: holds a run already") and again.stderr.count("\n") == 1
+
+
+def test_help_tells_each_flag_with_its_default_and_imports_nothing_heavy():
+    parser = train_voc.build_parser()
+    text = " ".join(parser.format_help().split())
+    assert all(action.help for action in parser._actions) and "default: None" not in text and "default: False" not in text
+    for words_of_it in ("(default: 480)", "(default: 1.0 1.0)", "one seed, one run (default: 0)", "(default: foreign_object_dataset)"):
+        assert words_of_it in text.replace(os.path.relpath(ROOT / "foreign_object_dataset"), "foreign_object_dataset")
+    code = "import sys, train_voc; train_voc.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
