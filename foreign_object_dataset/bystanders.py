@@ -1,0 +1,258 @@
+"""Large things at the border of the picture: people, bicycles, racks, kerbs. Sizes in millimetres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shapes import Material, blob, box, join, mesh, rgb, smooth, tube, turn
+
+
+def cloth(rng):
+    colour = np.array(
+        [[52, 78, 108], [42, 58, 82], [25, 26, 30], [75, 75, 78], [110, 98, 82], [20, 20, 22], [100, 116, 132]][
+            rng.integers(7)
+        ]
+    )
+    return Material(rgb(*(colour * rng.uniform(0.6, 1.15) + rng.normal(0, 4, 3))), 0.0, 5, 0.01)
+
+
+def _wrinkled(rng, path, radius, sides, material, depth):
+    """A sleeve or trouser leg: a tube whose radius runs in folds."""
+    path = smooth(path, 30)
+    body = tube(path, np.interp(np.linspace(0, 1, len(path)), np.linspace(0, 1, len(radius)), radius), sides, material)
+    rings = np.arange(len(path))[:, None]
+    turns = np.arange(sides)[None] * 2 * np.pi / sides
+    folds = sum(
+        rng.normal() * np.sin(rings * rng.uniform(0.08, 0.5) + rng.integers(-3, 4) * turns + rng.uniform(0, 6))
+        for _ in range(6)
+    )
+    middle = np.repeat(path, sides, 0)
+    skin = body.points[:-2]
+    body.points[:-2] = middle + (skin - middle) * (1 + depth * folds.reshape(-1, 1))
+    return body
+
+
+def shoe(rng, upper, sole):
+    """Toe at +x, heel at -x, sole on the ground."""
+    length, width = rng.uniform(250, 300), rng.uniform(92, 112)
+    t = np.linspace(0, 1, 70)
+    x = length * (t - 0.5)
+    half = (
+        width / 2 * np.interp(t, [0, 0.06, 0.2, 0.45, 0.72, 0.9, 0.97, 1], [0.35, 0.6, 0.72, 0.68, 1.0, 0.8, 0.5, 0.15])
+    )
+    tall = np.interp(t, [0, 0.05, 0.25, 0.4, 0.6, 0.85, 0.97, 1], [70, 92, 95, 92, 70, 48, 34, 20])
+    a = np.linspace(0, np.pi, 41)
+
+    def ring(scale, low, high):
+        return np.stack(
+            [
+                np.broadcast_to(x[:, None], (70, 41)),
+                half[:, None] * scale * np.cos(a),
+                low + (high[:, None] - low) * np.sin(a) ** 0.7,
+            ],
+            -1,
+        )
+
+    index = np.arange(69)[:, None] * 41 + np.arange(40)[None]
+    faces = np.stack([index, index + 41, index + 42, index + 1], -1).reshape(-1, 4)
+    body = mesh(ring(0.96, 22, tall).reshape(-1, 3), faces, upper._replace(two_sided=True))
+    wave = 1 + 0.04 * np.sin(t * rng.uniform(20, 60))
+    rim = np.stack([x, half * 1.06 * wave, np.zeros(70)], 1)
+    loop = np.concatenate([rim, (rim * [1, -1, 1])[::-1]])
+    high = np.concatenate([26 + 5 * np.sin(t * 40), (26 + 5 * np.sin(t * 40))[::-1]])
+    n = len(loop)
+    points = np.concatenate([loop, loop * [1, 0.97, 1] + np.c_[np.zeros((n, 2)), high]])
+    k, after = np.arange(n), (np.arange(n) + 1) % n
+    edge = mesh(points, np.stack([after, k, n + k, n + after], 1), sole._replace(two_sided=True))
+    return join([edge, body])
+
+
+def hand(rng, skin):
+    """Palm at the origin, fingers towards +x and down to the ground."""
+    parts = [blob([54, 41, 17], skin, 16, 24).moved([-10, 0, 45])]
+    for k in range(5):
+        spread = (k - 1.8) * 17
+        length = (45, 68, 75, 70, 55)[k]
+        bend = rng.uniform(0.2, 0.9)
+        path = np.array(
+            [
+                [20, spread * 0.9, 46],
+                [25 + length * 0.45, spread, 44 - 8 * bend],
+                [25 + length * 0.75, spread * 0.8, 30 - 14 * bend],
+                [25 + length * (1.0 - 0.2 * bend), spread * 0.6, 14 - 8 * bend],
+            ]
+        )
+        parts.append(tube(smooth(path, 9), rng.uniform(8, 10), 16, skin))
+        parts.append(blob([9, 9, 9], skin).moved(path[-1]))
+    return join(parts)
+
+
+def person(rng, inside):
+    """Someone standing or squatting at the origin, facing +x; inside is how far (mm) a hand reaches."""
+    upper = Material(rgb(*(rng.uniform(15, 90) + rng.normal(0, 10, 3))), 0.0, 6, 0.015)
+    if rng.random() < 0.2:
+        upper = Material(rgb(*rng.uniform(60, 230, 3)), 0.0, 6, 0.02)
+    sole = Material(rgb(*(rng.uniform(120, 240) * np.array([1, 0.99, 0.94]))), 0.0, 8, 0.03)
+    trousers, shirt = cloth(rng), cloth(rng)
+    skin = Material(rgb(*(np.array([205, 150, 122]) * rng.uniform(0.45, 1.15))), 0.0, 10, 0.03)
+    parts = []
+    squat = rng.random() < 0.55
+    for sign in (1, -1):
+        at = np.array([rng.normal(0, 90), sign * rng.uniform(70, 180), 0])
+        foot = shoe(rng, upper, sole).turned(turn("z", sign * rng.uniform(0, 0.5))).moved(at)
+        ankle = at + [-70, 0, 80]
+        if squat:
+            knee, hip = at + [rng.uniform(0, 160), sign * 60, 470], at * [1, 0.6, 1] + [-380, 0, 420]
+        else:
+            knee, hip = at + [rng.normal(0, 40), 0, 500], at * [1, 0.8, 1] + [-60, 0, 900]
+        leg = _wrinkled(
+            rng,
+            [ankle, (ankle + knee) / 2 + [-15, 0, 0], knee, (knee + hip) / 2, hip],
+            [66, 70, 82, 95, 105],
+            48,
+            trousers,
+            0.014,
+        )
+        parts += [foot, leg]
+    if squat or rng.random() < 0.8:
+        chest = np.array([-60 if squat else -20, 0, 720 if squat else 1250.0])
+        waist = np.array([-330 if squat else -60, 0, 430 if squat else 950.0])
+        parts.append(blob([150, 160, 130], trousers, 40, 50).moved(waist - [0, 0, 40]))
+        parts.append(
+            _wrinkled(
+                rng,
+                [waist, (waist + chest) / 2 + [-40, 0, 20], chest, chest + [50, 0, 70]],
+                [150, 170, 185, 70],
+                60,
+                shirt,
+                0.012,
+            )
+        )
+        hair = Material(rgb(*(rng.uniform(10, 60) * np.array([1.1, 1, 0.9]))), 0.0, 12, 0.03)
+        parts.append(blob([100, 78, 115], hair, 60, 70).moved(chest + [140, 0, 170]))
+        parts.append(blob([85, 72, 75], skin, 30, 40).moved(chest + [70, 0, 75]))
+        parts.append(blob([70, 60, 80], skin, 30, 40).moved(chest + [175, 0, 120]))
+        if squat and rng.random() < 0.75:
+            side = rng.choice([-1, 1])
+            shoulder = chest + [20, side * 190, 40]
+            palm = np.array([inside, side * rng.uniform(-60, 220), 20])
+            elbow = (shoulder + palm) / 2 + [0, side * 60, -60]
+            reach = np.arctan2(*(palm - elbow)[[1, 0]])
+            parts.append(_wrinkled(rng, [shoulder, (shoulder + elbow) / 2 + [0, 0, 15]], [75, 70], 40, shirt, 0.02))
+            wrist = palm + [-38 * np.cos(reach), -38 * np.sin(reach), 30]
+            parts.append(
+                tube(
+                    smooth([(shoulder + elbow) / 2, elbow, wrist], 30),
+                    np.interp(np.linspace(0, 1, 61), [0, 0.5, 1], [44, 40, 26]),
+                    32,
+                    skin,
+                )
+            )
+            parts.append(hand(rng, skin).turned(turn("z", reach)).moved(palm))
+    return join(parts)
+
+
+def wheel(rng, radius, thick, rubber, chrome):
+    """A bicycle's wheel in the x-z plane around its hub at the origin."""
+    a = np.linspace(0, 2 * np.pi, 241)
+    circle = np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+    parts = [
+        tube(circle * radius, thick, 24, rubber, caps=False),
+        tube(circle * (radius - thick * 1.2), 6, 8, chrome, caps=False),
+    ]
+    for k in range(28):
+        hub = np.array([18 * np.cos(k * 2.1), 25 * (-1) ** k, 18 * np.sin(k * 2.1)])
+        rim = (radius - thick) * np.array([np.cos(k * 2 * np.pi / 28), 0, np.sin(k * 2 * np.pi / 28)])
+        parts.append(tube(np.linspace(hub, rim, 12), 1.3, 4, chrome, caps=False))
+    parts.append(tube(np.linspace([0, -45, 0], [0, 45, 0], 5), 20, 12, chrome))
+    return join(parts)
+
+
+def bicycle(rng):
+    """A standing bicycle, front hub above the origin, the rest towards -x; now and then only wheel and fork."""
+    radius, thick = rng.uniform(240, 340), rng.uniform(16, 30)
+    rubber = Material(rgb(*np.full(3, rng.uniform(18, 60))), 0.0, 10, 0.04)
+    chrome = Material(rgb(*np.full(3, rng.uniform(120, 220))), 0.8, 40, 0.1)
+    black = Material(rgb(*np.full(3, rng.uniform(15, 45))), 0.0, 20, 0.04)
+    colours = [[30, 90, 200], [20, 20, 22], [220, 180, 30], [200, 200, 205], [170, 40, 35], [60, 80, 90]]
+    frame = Material(rgb(*np.array(colours[rng.integers(6)]) * rng.uniform(0.6, 1.05)), 0.0, 50, 0.08)
+    parts = [wheel(rng, radius, thick, rubber, chrome)]
+    rise = rng.uniform(0.6, 1.3)
+    head = np.array([-430 * np.cos(rise), 0, 430 * np.sin(rise) + 60])
+    for side in (-55, 55):
+        parts.append(tube(np.linspace([0, side, 0], head + [0, side * 0.5, 0], 24), 10, 10, frame))
+    if rng.random() < 0.65:
+        back, crank, seat = np.array([-1040.0, 0, 0]), np.array([-600.0, 0, -40]), np.array([-720.0, 0, 420])
+        parts.append(wheel(rng, radius, thick, rubber, chrome).moved(back))
+        for start, end, thickness in (
+            (head, crank, 20),
+            (head, seat, 17),
+            (crank, seat, 16),
+            (crank, back, 10),
+            (seat, back, 9),
+        ):
+            parts.append(tube(np.linspace(start, end, 30), thickness, 12, frame))
+        spin = rng.uniform(0, np.pi)
+        for side in (-1, 1):
+            foot = crank + side * 165 * np.array([np.cos(spin), 0, np.sin(spin)]) + [0, side * 75, 0]
+            parts += [
+                tube(np.linspace(crank + [0, side * 60, 0], foot, 10), 9, 8, chrome),
+                box([95, 75, 22], black).moved(foot + [0, side * 45, 0]),
+            ]
+        parts.append(blob([125, 70, 30], black, 20, 24).moved(seat + [0, 0, 90]))
+        parts.append(tube(np.linspace(head + [0, -270, 150], head + [0, 270, 150], 30), 12, 10, black))
+    if rng.random() < 0.5:
+        foot = [-rng.uniform(150, 350), rng.uniform(100, 260), -radius]
+        parts.append(tube(np.linspace([-40, 20, 0], foot, 20), 7, 8, black if rng.random() < 0.5 else chrome))
+    return join(parts).turned(turn("x", rng.normal(0, 0.15))).dropped()
+
+
+def rack(rng):
+    """A rail of white or grey steel along x, with hoops on the +y side."""
+    paint = Material(rgb(*(rng.uniform(140, 235) * np.array([1, 1, rng.uniform(0.95, 1.03)]))), 0.0, 25, 0.05)
+    parts = [box([2600, rng.uniform(40, 90), rng.uniform(40, 110)], paint)]
+    spacing, a = rng.uniform(180, 420), np.linspace(0, np.pi, 19)
+    for x in np.arange(-1200, 1200, spacing):
+        hoop = np.stack(
+            [np.full(19, x) + 40 * np.cos(a), 130 - 110 * np.cos(a), 60 + rng.uniform(250, 400) * np.sin(a)], 1
+        )
+        parts.append(tube(hoop, rng.uniform(11, 20), 10, paint))
+    return join(parts)
+
+
+def kerb(rng):
+    """A kerbstone along x with the pavement on the +y side."""
+    height = rng.uniform(40, 150)
+    stone = Material(rgb(*(rng.uniform(110, 200) + rng.normal(0, 6, 3))), 0.0, 6, 0.02)
+    red = [[165, 85, 75], [120, 118, 112], [150, 145, 130], [175, 120, 90]][rng.integers(4)]
+    parts = []
+    for k in range(-3, 3):
+        tone = rng.uniform(0.85, 1.1)
+        parts.append(
+            box([595, 120, height], stone._replace(albedo=tuple(tone * c for c in stone.albedo))).moved(
+                [600 * k + 300, 60, 0]
+            )
+        )
+    for i in range(-6, 6):
+        for j in range(3):
+            tone = rng.uniform(0.7, 1.15)
+            tile = Material(tuple(tone * c for c in rgb(*red)), 0.0, 6, 0.02)
+            parts.append(box([297, 297, height], tile).moved([300 * i + 150, 270 + 300 * j, -2]))
+    return join(parts)
+
+
+def pole(rng):
+    grey = Material(rgb(*np.full(3, rng.uniform(50, 220))), rng.choice([0, 0.7]), 30, 0.05)
+    return tube(np.linspace([0, 0, 0], [0, 0, rng.uniform(500, 1500)], 40), rng.uniform(20, 70), 24, grey)
+
+
+def make_bystander(rng, span):
+    """A large mesh with its front at the origin facing +x; span is the picture's width in millimetres."""
+    kind = rng.choice(["person", "bicycle", "rack", "kerb", "pole"], p=[0.5, 0.24, 0.13, 0.08, 0.05])
+    if kind == "person":
+        return person(rng, rng.uniform(150, max(0.42 * span, 160)))
+    if kind == "pole":
+        return pole(rng)
+    if kind == "bicycle":
+        return bicycle(rng).turned(turn("z", rng.uniform(0, 2 * np.pi)))
+    return {"rack": rack, "kerb": kerb}[kind](rng).turned(turn("z", np.pi / 2 + rng.normal(0, 0.3)))

@@ -1,0 +1,76 @@
+"""Turns a table of boxes into VOC XML, one file a picture.
+
+    python foreign_object_dataset/csv_to_voc.py BOXES.csv --size 2560x1440 --output DIR
+
+The table has the columns image, split, class, xmin, ymin, xmax, ymax, one box a row, in pixels. Their convention is
+kept: 1-based inclusive pixels go in and come out (--zero-based adds 1 to every corner). DIR receives
+Annotations/IMAGE.xml and, for the splits named in the table, ImageSets/Main/SPLIT.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from render import annotation, picture_size
+
+COLUMNS = ("image", "split", "class", "xmin", "ymin", "xmax", "ymax")
+
+
+def read_table(path, width, height, zero_based=False):
+    """({image: objects as `annotation` takes them}, {split: sorted images}).
+
+    Raises ValueError on a missing column or a box that is not whole numbers, is empty or leaves the picture.
+    """
+    pictures, splits = {}, {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        missing = [column for column in COLUMNS if column not in (table.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)}, its header must name {', '.join(COLUMNS)}")
+        for row in table:
+            try:
+                x1, y1, x2, y2 = (int(row[column]) + zero_based for column in COLUMNS[3:])
+            except (TypeError, ValueError):
+                raise ValueError(f"{path}: line {table.line_num}: the corners are not four whole numbers") from None
+            if not (1 <= x1 <= x2 <= width and 1 <= y1 <= y2 <= height):
+                raise ValueError(
+                    f"{path}: line {table.line_num}: box {x1},{y1},{x2},{y2} is empty or leaves {width}x{height}"
+                )
+            pictures.setdefault(row["image"], []).append(
+                {"name": row["class"], "box": (x1 - 1, y1 - 1, x2, y2), "truncated": False, "difficult": False}
+            )
+            if row["split"]:
+                splits.setdefault(row["split"], set()).add(row["image"])
+    return pictures, {split: sorted(images) for split, images in splits.items()}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("table", type=Path, metavar="BOXES.csv")
+    parser.add_argument(
+        "--size", type=picture_size, default="2560x1440", help="WIDTHxHEIGHT of the pictures (default 2560x1440)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder that receives Annotations/ and ImageSets/")
+    parser.add_argument("--zero-based", action="store_true", help="the table counts pixels from 0")
+    flags = parser.parse_args(arguments)
+    try:
+        pictures, splits = read_table(flags.table, *flags.size, flags.zero_based)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    for folder in ("Annotations", "ImageSets/Main"):
+        (flags.output / folder).mkdir(parents=True, exist_ok=True)
+    for image, objects in pictures.items():
+        (flags.output / "Annotations" / f"{image}.xml").write_text(
+            annotation(image, *flags.size, objects), encoding="utf-8"
+        )
+    for split, images in splits.items():
+        (flags.output / "ImageSets/Main" / f"{split}.txt").write_text(
+            "".join(f"{image}\n" for image in images), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

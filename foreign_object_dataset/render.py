@@ -1,0 +1,176 @@
+"""Renders pictures of four small foreign objects on asphalt in PASCAL VOC layout.
+
+    python foreign_object_dataset/render.py --images 622 --size 2560x1440 --output DIR
+
+Writes JPEGImages/NAME.jpg, Annotations/NAME.xml (1-based inclusive pixels) and
+ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification) alone, so the number of
+processes changes nothing and a larger set begins with the smaller one's pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from scene import render
+from styles import STYLES
+
+SPLIT = {"train": 375, "val": 97, "test": 150}  # the photographs' proportions
+
+
+def picture_size(text):
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found or min(map(int, found.groups())) < 32:
+        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT with both at least 32, such as 2560x1440")
+    return int(found[1]), int(found[2])
+
+
+def at_least(lowest):
+    def number(text):
+        if not re.fullmatch(r"\d+", text) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {lowest}")
+        return int(text)
+
+    return number
+
+
+def magnification(text):
+    value = float(text)
+    if not 0.2 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0.2..10")
+    return value
+
+
+def annotation(name, width, height, objects):
+    """VOC XML of one picture; boxes go from continuous edges [x1, y1, x2, y2] to 1-based inclusive pixels."""
+    root = ElementTree.Element("annotation")
+    for tag, text in (("folder", "foreign_object_dataset"), ("filename", f"{name}.jpg")):
+        ElementTree.SubElement(root, tag).text = text
+    size = ElementTree.SubElement(root, "size")
+    for tag, value in (("width", width), ("height", height), ("depth", 3)):
+        ElementTree.SubElement(size, tag).text = str(value)
+    ElementTree.SubElement(root, "segmented").text = "0"
+    for thing in objects:
+        node = ElementTree.SubElement(root, "object")
+        for tag, value in (
+            ("name", thing["name"]),
+            ("pose", "Unspecified"),
+            ("truncated", int(thing["truncated"])),
+            ("difficult", int(thing["difficult"])),
+        ):
+            ElementTree.SubElement(node, tag).text = str(value)
+        x1, y1, x2, y2 = thing["box"]
+        corners = ElementTree.SubElement(node, "bndbox")
+        for tag, value in (("xmin", x1 + 1), ("ymin", y1 + 1), ("xmax", x2), ("ymax", y2)):
+            ElementTree.SubElement(corners, tag).text = str(value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def write_picture(index, seed, width, height, style, magnification, quality, output):
+    cv2.setNumThreads(1)
+    name = f"{index:06d}"
+    picture = render(seed, index, width, height, style, magnification)
+    cv2.imwrite(
+        str(output / "JPEGImages" / f"{name}.jpg"), picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    (output / "Annotations" / f"{name}.xml").write_text(
+        annotation(name, width, height, picture.objects), encoding="utf-8"
+    )
+    return name
+
+
+def split_names(names, seed):
+    """{split: sorted names}, train, val and test disjoint in the photographs' proportions, trainval their union."""
+    shuffled = [names[i] for i in np.random.default_rng([seed, len(names)]).permutation(len(names))]
+    whole = sum(SPLIT.values())
+    val, test = round(len(names) * SPLIT["val"] / whole), round(len(names) * SPLIT["test"] / whole)
+    lists = {"val": shuffled[:val], "test": shuffled[val : val + test], "train": shuffled[val + test :]}
+    lists["trainval"] = lists["train"] + lists["val"]
+    return {split: sorted(chosen) for split, chosen in lists.items()}
+
+
+def contact_sheet(folder, file, columns=6, rows=4, width=320):
+    """The first pictures of a set with their boxes, side by side."""
+    tiles = []
+    for path in sorted((folder / "JPEGImages").glob("*.jpg"))[: columns * rows]:
+        image = cv2.imread(str(path))
+        for corners in ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").iter("bndbox"):
+            x1, y1, x2, y2 = (int(corners.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
+            cv2.rectangle(image, (x1 - 1, y1 - 1), (x2 - 1, y2 - 1), (60, 60, 255), max(image.shape[1] // 400, 1))
+        tiles.append(
+            cv2.resize(image, (width, round(width * image.shape[0] / image.shape[1])), interpolation=cv2.INTER_AREA)
+        )
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--images", type=at_least(1), default=622, help="how many pictures")
+    parser.add_argument("--size", type=picture_size, default="2560x1440", help="WIDTHxHEIGHT in pixels")
+    parser.add_argument("--output", type=Path, required=True, help="folder that receives the VOC layout")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument(
+        "--style", choices=sorted(STYLES), default="default", help="which world; other is for testing only"
+    )
+    parser.add_argument(
+        "--magnification", type=magnification, default=1.0, help="how many times larger things are than in the photographs"
+    )
+    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--quality", type=int, choices=range(1, 101), metavar="1..100", default=90, help="of the JPEG files"
+    )
+    parser.add_argument(
+        "--contact-sheet", type=Path, help="also writes an overview of the first 24 pictures, with boxes, to this file"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    flags = parse_arguments(arguments)
+    try:
+        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (flags.output / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"render.py: error: --output {flags.output}: {error.strerror}", file=sys.stderr)
+        return 2
+    job = partial(
+        write_picture,
+        seed=flags.seed,
+        width=flags.size[0],
+        height=flags.size[1],
+        style=flags.style,
+        magnification=flags.magnification,
+        quality=flags.quality,
+        output=flags.output,
+    )
+    if flags.workers == 1:
+        names = [job(index) for index in tqdm(range(flags.images), unit="picture")]
+    else:
+        with ProcessPoolExecutor(flags.workers) as pool:
+            names = list(tqdm(pool.map(job, range(flags.images)), total=flags.images, unit="picture"))
+    for split, chosen in split_names(names, flags.seed).items():
+        (flags.output / "ImageSets/Main" / f"{split}.txt").write_text(
+            "".join(f"{name}\n" for name in chosen), encoding="utf-8"
+        )
+    if flags.contact_sheet:
+        contact_sheet(flags.output, flags.contact_sheet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""Puts one picture together: what lies where, who owns which pixel, and the boxes that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bystanders import make_bystander
+from camera import make_camera, make_light
+from clutter import make_clutter
+from ground import noise, step
+from objects import CLASSES, MAKERS
+from raster import DRAWN, cast, draw, occlude
+from road import disc, make_road
+from sensor import photograph
+from shapes import turn
+from styles import STYLES
+
+# How many of (nail, clip_B, clip_Y, L_stick) lie together, and how often: as in the photographs, with a few more kinds
+TOGETHER = {
+    (1, 1, 1, 1): 204,
+    (3, 1, 1, 0): 78,
+    (1, 1, 0, 1): 57,
+    (1, 1, 1, 0): 30,
+    (1, 0, 0, 1): 25,
+    (1, 1, 0, 0): 24,
+    (1, 0, 1, 1): 18,
+    (1, 0, 0, 0): 18,
+    (0, 1, 1, 1): 17,
+    (0, 1, 0, 0): 16,
+    (0, 0, 0, 1): 15,
+    (0, 1, 0, 1): 14,
+    (0, 0, 1, 1): 14,
+    (1, 0, 1, 0): 14,
+    (3, 0, 1, 0): 12,
+    (0, 1, 1, 0): 10,
+    (3, 2, 1, 0): 9,
+    (2, 1, 1, 0): 9,
+    (2, 0, 1, 0): 7,
+    (0, 0, 1, 0): 6,
+    (3, 2, 0, 0): 5,
+    (2, 1, 0, 0): 5,
+    (3, 1, 0, 0): 4,
+    (3, 0, 0, 0): 2,
+    (0, 2, 1, 1): 1,
+    (1, 2, 2, 1): 8,
+    (2, 1, 1, 2): 8,
+    (0, 0, 0, 0): 12,
+}
+
+
+@dataclass
+class Picture:
+    """image uint8 RGB [H,W,3]; owner int16 [H,W]: which object (1-based, 0 none) shows at a pixel; objects: dicts with
+    name, box (x1, y1, x2, y2) continuous edges in pixels, truncated, difficult."""
+
+    image: np.ndarray
+    owner: np.ndarray
+    objects: list
+
+
+def picture_rng(seed, index):
+    return np.random.default_rng([seed, index])
+
+
+def mask_box(mask):
+    """Extent (x1, y1, x2, y2) of a mask in continuous edges: a single pixel at column 3, row 5 gives (3, 5, 4, 6)."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _wish(rng, camera):
+    """Where in the picture something might lie: the photographs' middle more often than the borders."""
+    if rng.random() < 0.7:
+        place = np.clip(rng.normal([0.5, 0.52], [0.18, 0.19]), 0.02, 0.98)
+    else:
+        place = rng.uniform(0.01, 0.99, 2)
+    return place * [camera.width, camera.height]
+
+
+def _bystanders(rng, camera, span):
+    """Large meshes in place at the borders of the picture, or outside and only their shadows in it."""
+    placed = []
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.22, 0.38, 0.27, 0.13])):
+        side, along, beyond = rng.integers(4), rng.uniform(0, 1), rng.uniform(-0.14, 0.25)
+        spot = np.array([[along, -beyond], [1 + beyond, along], [along, 1 + beyond], [-beyond, along]][side])
+        at = camera.on_ground([spot * [camera.width, camera.height]])[0]
+        towards = np.arctan2(-at[1], -at[0]) + rng.normal(0, 0.5)
+        placed.append(make_bystander(rng, span).turned(turn("z", towards)).moved([*at, 0]))
+    return placed
+
+
+def _far_shadows(rng, ground, span, softness):
+    """Sunlight [h,w] on the ground map, where houses, trees and people out of sight take it away."""
+    sunlit = np.ones((ground.height, ground.width), np.float32)
+    for _ in range(rng.choice([0, 1, 2], p=[0.5, 0.33, 0.17])):
+        centre = rng.uniform(-0.7, 0.7, 2) * span
+        size = rng.uniform(0.1, 0.5) * span
+        if rng.random() < 0.14:
+            leaves = ground.noise(rng.uniform(60, 250)) + 0.6 * ground.noise(rng.uniform(15, 40))
+            mask = rng.uniform(0.6, 1) * step(leaves - rng.uniform(-0.2, 0.9), rng.uniform(0.5, 1.6))
+        elif rng.random() < 0.4:
+            angle = rng.uniform(0, np.pi)
+            along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+            wide = rng.uniform(12, 400)
+            mask = ground.outline(
+                centre
+                + np.array(
+                    [
+                        -4 * span * along,
+                        4 * span * along,
+                        4 * span * along + wide * across,
+                        wide * across - 4 * span * along,
+                    ]
+                ),
+                soft=20 * softness + 1,
+            )
+        else:
+            mask = ground.outline(disc(rng, centre, size, rng.integers(6, 16), 0.45), soft=40 * softness + 1)
+        sunlit = np.minimum(sunlit, 1 - mask)
+    return sunlit
+
+
+def _layer(rng, mesh, camera, light, road, sunlit):
+    """(window, cover, colour) of a mesh drawn by itself, or None when it is out of the picture."""
+    canvas = np.zeros((camera.height, camera.width, 3), np.float32)
+    weave = [noise(rng, camera.height, camera.width, size * camera.scale) for size in (1.2, 4, 25)]
+    grain = np.exp(
+        rng.uniform(0.01, 0.09) * weave[0] + rng.uniform(0, 0.06) * weave[1] + rng.uniform(0, 0.05) * weave[2]
+    )
+    drawn = draw(canvas, mesh, camera, light, road, sunlit, grain)
+    if drawn is None:
+        return None
+    (x1, y1, x2, y2), cover = drawn
+    return (x1, y1, x2, y2), cover, canvas[y1:y2, x1:x2].copy()
+
+
+def _blend(image, layer):
+    (x1, y1, x2, y2), cover, colour = layer
+    image[y1:y2, x1:x2] = image[y1:y2, x1:x2] * (1 - cover[..., None]) + colour
+
+
+def _fits(pixels, camera, hidden, crowded, rng):
+    """May a thing with these picture points lie here? Rarely it may touch another or leave the picture."""
+    low, high = pixels.min(0), pixels.max(0)
+    size = high - low
+    inside = (np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)).clip(0).prod() / max(
+        size.prod(), 1e-6
+    )
+    if inside < (0.97 if rng.random() > 0.05 else 0.55):
+        return False
+    if low[1] < 0.11 * camera.height and low[0] < 0.46 * camera.width:  # under the time stamp
+        return False
+    x1, y1 = np.maximum(low, 0).astype(int)
+    x2, y2 = np.maximum(np.ceil(np.minimum(high, [camera.width, camera.height])).astype(int), [x1 + 1, y1 + 1])
+    if crowded[y1:y2, x1:x2].mean() > (0.0 if rng.random() > 0.08 else 0.3):
+        return False
+    return hidden[y1:y2, x1:x2].mean() < (0.03 if rng.random() > 0.15 else 0.45)
+
+
+def _place(rng, mesh, camera, hidden, crowded, beside=None):
+    """The mesh turned and moved to a free spot, or None; with `beside`, close to that mesh and maybe touching."""
+    mesh = mesh.turned(turn("z", rng.uniform(0, 2 * np.pi)))
+    for _ in range(30):
+        if beside is None:
+            spot = camera.on_ground([_wish(rng, camera)])[0]
+        else:
+            reach, angle = rng.uniform(0.5, 0.9) * np.ptp(beside.points[:, :2], axis=0).max(), rng.uniform(0, 2 * np.pi)
+            spot = beside.points[:, :2].mean(0) + reach * np.array([np.cos(angle), np.sin(angle)])
+        moved = mesh.moved([*spot, 0])
+        pixels, _ = camera.project(moved.points)
+        if _fits(pixels, camera, hidden, crowded if beside is None else 0.3 * crowded, rng):
+            low, high = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int)
+            crowded[max(low[1], 0) : max(high[1], 0), max(low[0], 0) : max(high[0], 0)] = 1
+            return moved
+    return None
+
+
+def _relief_shading(rng, ground, light):
+    """[h,w] about 1: how the ground's grain, lit from one side, brightens and darkens the sunlight on it."""
+    relief = cv2.GaussianBlur(ground.relief, (0, 0), max(0.3 * ground.scale, 0.3))
+    east, north, up = light.direction.tolist()
+    slope = east * cv2.Sobel(relief, cv2.CV_32F, 1, 0) + north * cv2.Sobel(relief, cv2.CV_32F, 0, 1)
+    return np.clip(1 - rng.uniform(0.01, 0.08) / max(up, 0.45) * slope, 0.25, 1.9)
+
+
+def render(seed, index, width, height, style="default", magnification=1.0):
+    """The picture number `index` of the world `style`: a function of its arguments alone.
+
+    magnification   how many times larger things are than in a photograph of this width: 2 at 1280x720 shows a quarter
+                    of a 2560x1440 frame
+    """
+    rng, style = picture_rng(seed, index), STYLES[style]
+    camera, light = make_camera(rng, width, height, style, magnification), make_light(rng, style)
+    span = width / camera.scale
+    ground = make_road(rng, camera, style, span)
+    sunlit = ground.seen(_far_shadows(rng, ground, span, light.softness))
+    rough = ground.seen(_relief_shading(rng, ground, light))
+    albedo = ground.seen(ground.albedo)
+
+    openness = np.ones((height, width), np.float32)
+    bystanders, far_only = _bystanders(rng, camera, span), sunlit.copy()
+    for mesh in bystanders:
+        cast(sunlit, mesh, camera, light)
+        occlude(openness, mesh, camera, 0.6)
+    road = albedo[::16, ::16].mean((0, 1)) * (light.sky + light.sun * light.direction[2])
+    standing = [layer for mesh in bystanders if (layer := _layer(rng, mesh, camera, light, road, far_only))]
+    hidden = np.zeros((height, width), np.float32)
+    for (x1, y1, x2, y2), cover, _ in standing:
+        np.maximum(hidden[y1:y2, x1:x2], cover, out=hidden[y1:y2, x1:x2])
+
+    lying = _lying_things(rng, camera, hidden, style)
+    shaded = sunlit.copy()
+    for mesh, _ in lying:
+        cast(shaded, mesh, camera, light)
+        occlude(openness, mesh, camera, 0.75)
+    openness = openness[..., None]
+    image = albedo * (
+        light.sky.astype(np.float32) * (0.25 + 0.75 * openness)
+        + (light.sun * light.direction[2]).astype(np.float32) * (rough * shaded)[..., None]
+    )
+    image *= (0.8 + 0.2 * rough)[..., None]
+    owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit)
+    return Picture(photograph(rng, image, style), owner, _objects(owner, named, camera))
+
+
+def _draw_things(image, lying, standing, camera, light, road, sunlit):
+    """Draws into image; returns owner [H,W] and the owners' [(class name, mesh, pixels when nothing covers it)]."""
+    owner, named = np.zeros(image.shape[:2], np.int16), []
+    for mesh, name in lying:
+        found = draw(image, mesh, camera, light, road, sunlit)
+        if found is None:
+            continue
+        (x1, y1, x2, y2), cover = found
+        drawn = cover > DRAWN
+        if name:
+            named.append((name, mesh, int(drawn.sum())))
+        owner[y1:y2, x1:x2][drawn] = len(named) if name else 0
+    for layer in standing:
+        (x1, y1, x2, y2), cover, _ = layer
+        _blend(image, layer)
+        owner[y1:y2, x1:x2][cover > 0.5] = 0
+    return owner, named
+
+
+def _lying_things(rng, camera, hidden, style):
+    """[(mesh, class name or None)] from far to near."""
+    crowded = np.zeros(hidden.shape, np.float32)
+    kinds, weights = list(TOGETHER), np.array(list(TOGETHER.values()), float)
+    counts = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    things = []
+    for name, count in zip(CLASSES, counts, strict=True):
+        for _ in range(count):
+            mesh = MAKERS[name](rng).scaled(np.exp(rng.normal(0, style["stretch"], 3)))
+            mesh = _place(rng, mesh, camera, hidden, crowded, things[-1][0] if things and rng.random() < 0.06 else None)
+            things += [(mesh, name)] if mesh else []
+    for _ in range(rng.poisson(rng.choice([1.5, 5, 14], p=[0.6, 0.3, 0.1]))):
+        mesh = _place(rng, make_clutter(rng), camera, hidden, crowded)
+        things += [(mesh, None)] if mesh else []
+    return sorted(things, key=lambda thing: -np.linalg.norm(thing[0].points.mean(0) - camera.position))
+
+
+def _objects(owner, named, camera):
+    objects = []
+    for k, (name, mesh, full) in enumerate(named, 1):
+        mask = owner == k
+        if not mask.any():
+            continue
+        pixels, _ = camera.project(mesh.points)
+        low, high = pixels.min(0), pixels.max(0)
+        inside = (np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)).prod() / (high - low).prod()
+        visible = mask.sum() / max(full, 1) * min(inside, 1)
+        objects.append(
+            {
+                "name": name,
+                "box": mask_box(mask),
+                "truncated": bool(inside < 0.98 or visible < 0.9),
+                "difficult": bool(visible < 0.4),
+            }
+        )
+    return objects

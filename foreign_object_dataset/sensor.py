@@ -1,0 +1,194 @@
+"""From linear light to the JPEG of a surveillance camera: exposure, lens, noise, sharpening, codec, burnt-in text."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from camera import REFERENCE_WIDTH
+from ground import noise
+from shapes import warm
+
+GLYPHS = {  # seven rows of five bits
+    "0": "0E11131519110E",
+    "1": "040C040404040E",
+    "2": "0E11010204081F",
+    "3": "1F02040201110E",
+    "4": "02060A121F0202",
+    "5": "1F101E0101110E",
+    "6": "0608101E11110E",
+    "7": "1F010204080808",
+    "8": "0E11110E11110E",
+    "9": "0E11110F01020C",
+    "-": "0000001F000000",
+    ":": "000C0C000C0C00",
+    "|": "04040404040404",
+    " ": "00000000000000",
+    "P": "1E11111E101010",
+    "T": "1F040404040404",
+    "C": "0E11101010110E",
+    "A": "0E1111111F1111",
+    "M": "111B1515111111",
+}
+
+
+def expose(rng, linear, style):
+    """Linear RGB float32 -> display RGB float32 0..255."""
+    grey = linear[::8, ::8].mean(-1)
+    target = (rng.uniform(*style["exposure"]) / 255) ** 2.2
+    reference = np.quantile(grey, rng.uniform(0.4, 0.75))
+    linear = linear * np.float32(target / max(reference, 1e-4))
+    linear *= np.exp(warm(rng, style["white_balance"])).astype(np.float32)
+    shoulder = np.float32(rng.uniform(0.0, 0.25))
+    linear = linear * (1 + shoulder) / (1 + shoulder * linear)
+    table = np.linspace(0, 1, 4096, dtype=np.float32) ** (1 / rng.uniform(2.0, 2.5))
+    contrast = rng.uniform(-0.1, 0.45)
+    table = table + contrast * (table * table * (3 - 2 * table) - table)
+    table = (table * rng.uniform(0.94, 1.0) + rng.uniform(0.0, 0.06)).clip(0, 1) * 255
+    return table[np.clip(linear * 4095, 0, 4095).astype(np.int32)]
+
+
+def lens(rng, image, style):
+    """Blur, motion, veiling glare and falling light at the corners, in place of the ideal pinhole."""
+    h, w = image.shape[:2]
+    pixel = w / REFERENCE_WIDTH
+    image = cv2.GaussianBlur(image, (0, 0), max(rng.uniform(*style["blur"]) * pixel, 0.25))
+    if rng.random() < 0.12:
+        size, angle = max(rng.uniform(1, 5) * pixel, 1), rng.uniform(0, np.pi)
+        kernel = np.zeros((11, 11), np.float32)
+        ends = [
+            (int(16 * (5 + s * size / 2 * np.cos(angle))), int(16 * (5 + s * size / 2 * np.sin(angle))))
+            for s in (-1, 1)
+        ]
+        cv2.line(kernel, *ends, 1.0, 1, cv2.LINE_8, 4)
+        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+    y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
+    fall = 1 - rng.uniform(0, 0.16) * (x * x + y * y)
+    slope = 1 + rng.normal(0, 0.06) * x + rng.normal(0, 0.06) * y
+    image *= (fall * slope)[..., None]
+    if rng.random() < 0.3:  # glare
+        image += (
+            rng.uniform(5, 45)
+            * np.exp(-((x - rng.uniform(-1.2, 1.2)) ** 2 + (y - rng.uniform(-1.2, 1.2)) ** 2) / rng.uniform(0.2, 1.5))
+        )[..., None]
+    return image
+
+
+def sensor(rng, image, style):
+    """Noise, the camera's smoothing of it, sharpening with its halos."""
+    h, w = image.shape[:2]
+    pixel = w / REFERENCE_WIDTH
+    level = rng.uniform(0, style["noise"])
+    image = image + (level * rng.standard_normal((h, w), dtype=np.float32))[..., None]
+    chroma = rng.uniform(0, 1.4)
+    image += chroma * (
+        noise(rng, h, w, rng.uniform(6, 30) * pixel)[..., None] * rng.normal(0, 1, 3).astype(np.float32)
+        + noise(rng, h, w, rng.uniform(6, 30) * pixel)[..., None] * rng.normal(0, 1, 3).astype(np.float32)
+    )
+    radius = max(rng.uniform(0.8, 2.2) * pixel, 0.5)
+    amount = rng.uniform(*style["sharpen"])
+    limit = rng.uniform(20, 90)
+    grey = image.mean(-1)
+    image += np.clip(amount * (grey - cv2.GaussianBlur(grey, (0, 0), radius)), -limit, limit)[..., None]
+    return np.clip(image, 0, 255)
+
+
+def jpeg(image, luma, chroma):
+    """uint8 RGB through a JPEG whose quantisation steps rise from fine to `luma`, `chroma`: flat areas stay exact."""
+    u, v = np.mgrid[:8, :8]
+    rise = np.clip((u + v) / 5, 0, 1.6) + 0.02 * (u + v)
+    tables = [np.clip(3 + step * rise, 1, 255).astype(int).ravel().tolist() for step in (luma, chroma)]
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", qtables=tables, subsampling=2)
+    return np.array(Image.open(stream))
+
+
+def codec(rng, image):
+    """uint8 -> uint8 through a video codec: macroblocks that lose their texture, soft colour, block edges."""
+    h, w = image.shape[:2]
+    pixel = w / REFERENCE_WIDTH
+    steps = np.exp(rng.uniform(np.log(14), np.log(75)))
+    good = jpeg(image, steps, 1.5 * steps)
+    if rng.random() < 0.25:
+        return good
+    poor = jpeg(image, steps * rng.uniform(2, 4.5), 3 * steps)
+    block = 16 if pixel > 0.7 else 8
+    grid = noise(rng, h // block + 1, w // block + 1, 1.0) * 0.6 + noise(rng, h // block + 1, w // block + 1, 12 / 1.0)
+    share = np.kron((grid > rng.uniform(-1.2, 2.0)).astype(np.uint8), np.ones((block, block), np.uint8))[:h, :w, None]
+    return np.where(share, good, poor)
+
+
+def _bitmap(rng, text, size):
+    """Mask of text `size` pixels high in a coarse bitmap face; a tilde stands for an invented ideograph."""
+    glyphs = []
+    for letter in text:
+        if letter == "~":
+            glyph = np.zeros((9, 11), np.uint8)
+            for row in rng.choice(9, rng.integers(2, 5), replace=False):
+                glyph[row, rng.integers(0, 3) : rng.integers(7, 11)] = 255
+            for column in rng.choice(10, rng.integers(1, 4), replace=False):
+                glyph[rng.integers(0, 3) : rng.integers(6, 10), column] = 255
+        else:
+            bits = (
+                np.array([list(f"{int(GLYPHS[letter][k : k + 2], 16):05b}") for k in range(0, 14, 2)], np.uint8) * 255
+            )
+            glyph = np.pad(bits, 1)
+        glyphs.append(np.pad(glyph, ((0, 0), (0, 1))))
+    mask = np.hstack(glyphs)
+    if rng.random() < 0.6:  # a bold face
+        mask = cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+        mask[:, 1:] |= mask[:, :-1]
+    scale = size / mask.shape[0]
+    return cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+
+
+def stamp(rng, image):
+    """Burns a time stamp, and sometimes a position text, into the uint8 picture in place."""
+    h, w = image.shape[:2]
+    pixel = w / REFERENCE_WIDTH
+    lines = []
+    if rng.random() < 0.92:
+        when = [
+            rng.integers(1, 13),
+            rng.integers(1, 29),
+            rng.integers(1970, 2030),
+            rng.integers(0, 24),
+            rng.integers(0, 60),
+            rng.integers(0, 60),
+        ]
+        lines.append(
+            (
+                "{:02d}-{:02d}-{:04d} ~~~ {:02d}:{:02d}:{:02d}".format(*when),
+                (rng.uniform(0.01, 0.06), rng.uniform(0.01, 0.06)),
+            )
+        )
+    if rng.random() < 0.45:
+        text = rng.choice(
+            [
+                f"P{rng.integers(0, 360)}|T{rng.integers(0, 90)}",
+                f"{rng.integers(2000, 2040)}",
+                f"CAM {rng.integers(1, 64):02d}",
+            ]
+        )
+        lines.append((text, (rng.uniform(0.05, 0.6), rng.uniform(0.8, 0.93))))
+    for text, (left, top) in lines:
+        mask = _bitmap(rng, text, max(rng.uniform(36, 58) * pixel, 9))
+        x, y = int(left * w), int(top * h)
+        mask = mask[: h - y, : w - x]
+        part = image[y : y + mask.shape[0], x : x + mask.shape[1]]
+        black = part.mean() > rng.uniform(95, 160)
+        edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) if rng.random() < 0.6 else mask
+        part[edge > 0] = 255 if black and rng.random() < 0.5 else (0 if not black else part[edge > 0])
+        part[mask > 0] = 0 if black else 255
+
+
+def photograph(rng, linear, style):
+    """Linear RGB float32 [H,W,3] of the scene -> uint8 RGB as the camera would store it."""
+    image = sensor(rng, lens(rng, expose(rng, linear, style), style), style).astype(np.uint8)
+    if rng.random() < 0.015:
+        image = np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, -1)
+    stamp(rng, image)
+    return codec(rng, image)

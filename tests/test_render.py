@@ -1,0 +1,219 @@
+"""The rendered world: boxes are the objects' own pixels, sets are whole, the number of processes changes nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2", reason="rendering needs OpenCV and its libGL", exc_type=ImportError)
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "foreign_object_dataset"
+sys.path.insert(0, str(SHIPPED))
+
+import csv_to_voc  # noqa: E402
+import raster  # noqa: E402
+import render  # noqa: E402
+import scene  # noqa: E402
+from camera import make_camera, make_light  # noqa: E402
+from objects import CLASSES, MAKERS  # noqa: E402
+from styles import STYLES  # noqa: E402
+
+WIDTH, HEIGHT = 320, 180
+
+
+def read_boxes(file):
+    """[(name, (x1, y1, x2, y2) continuous edges)] and (width, height) of a VOC file."""
+    root = ElementTree.parse(file).getroot()
+    boxes = [
+        (
+            thing.findtext("name"),
+            tuple(
+                int(thing.findtext(f"bndbox/{tag}")) - shift
+                for tag, shift in (("xmin", 1), ("ymin", 1), ("xmax", 0), ("ymax", 0))
+            ),
+        )
+        for thing in root.iter("object")
+    ]
+    return boxes, (int(root.findtext("size/width")), int(root.findtext("size/height")))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [scene.render(3, index, WIDTH, HEIGHT, style) for index, style in enumerate(["default"] * 5 + ["other"])]
+
+
+def test_a_single_pixel_has_a_box_of_size_one():
+    mask = np.zeros((10, 12), bool)
+    mask[5, 3] = True
+    assert scene.mask_box(mask) == (3, 5, 4, 6)
+
+
+def test_every_box_is_the_extent_of_its_own_visible_pixels(pictures):
+    objects = 0
+    for picture in pictures:
+        assert picture.image.shape == (HEIGHT, WIDTH, 3) and picture.image.dtype == np.uint8
+        owners = sorted(set(np.unique(picture.owner)) - {0})
+        assert len(owners) == len(picture.objects)
+        for owner, thing in zip(owners, picture.objects, strict=True):
+            rows, columns = np.nonzero(picture.owner == owner)
+            assert thing["box"] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            objects += 1
+    assert objects >= 8
+
+
+def test_the_mask_lies_on_the_object_and_not_on_its_shadow(monkeypatch):
+    """Without any shadow the objects own the same pixels."""
+    kept = scene.render(3, 1, WIDTH, HEIGHT).owner
+    monkeypatch.setattr(scene, "cast", lambda *_: None)
+    monkeypatch.setattr(scene, "occlude", lambda *_: None)
+    assert np.array_equal(scene.render(3, 1, WIDTH, HEIGHT).owner, kept)
+
+
+def test_the_camera_projects_the_ground_point_behind_a_pixel_onto_that_pixel():
+    camera = make_camera(np.random.default_rng(0), 640, 360, STYLES["default"])
+    pixels = np.array([[0.0, 0.0], [320.0, 180.0], [600.0, 20.0]])
+    ground = np.c_[camera.on_ground(pixels), np.zeros(3)]
+    np.testing.assert_allclose(camera.project(ground)[0], pixels, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_drawn_object_fills_the_extent_of_its_projected_points(name):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        camera, light = make_camera(rng, 1280, 720, STYLES["default"]), make_light(rng, STYLES["default"])
+        mesh = MAKERS[name](rng)
+        picture = np.zeros((720, 1280, 3), np.float32)
+        (x1, y1, _, _), cover = raster.draw(
+            picture, mesh, camera, light, np.full(3, 0.1), np.ones((720, 1280), np.float32)
+        )
+        box = np.array(scene.mask_box(cover > raster.DRAWN)) + [x1, y1, x1, y1]
+        points, _ = camera.project(mesh.points)
+        np.testing.assert_allclose(box, [*points.min(0), *points.max(0)], atol=1.6)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_objects_are_a_few_centimetres_long_and_rest_on_the_ground(name):
+    for seed in range(20):
+        points = MAKERS[name](np.random.default_rng(seed)).points
+        assert np.isfinite(points).all()
+        assert -0.5 <= points[:, 2].min() <= 0
+        assert 10 < np.ptp(points, axis=0).max() < 130
+
+
+def test_xml_holds_one_based_inclusive_pixels_and_reads_back(tmp_path):
+    thing = {"name": "nail", "box": (0, 4, 10, 180), "truncated": True, "difficult": False}
+    text = render.annotation("a", 320, 180, [thing])
+    file = tmp_path / "a.xml"
+    file.write_text(text, encoding="utf-8")
+    corners = ElementTree.fromstring(text).find("object/bndbox")
+    assert [corners.findtext(tag) for tag in ("xmin", "ymin", "xmax", "ymax")] == ["1", "5", "10", "180"]
+    assert read_boxes(file) == ([("nail", thing["box"])], (320, 180))
+
+
+def test_the_split_keeps_the_photographs_proportions():
+    lists = render.split_names([f"{i:06d}" for i in range(622)], seed=0)
+    assert {split: len(names) for split, names in lists.items()} == {
+        "train": 375,
+        "val": 97,
+        "test": 150,
+        "trainval": 472,
+    }
+    assert not set(lists["test"]) & set(lists["trainval"])
+
+
+def test_the_script_starts_and_the_number_of_processes_changes_nothing(tmp_path):
+    files = {}
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        subprocess.run(
+            [
+                sys.executable,
+                SHIPPED / "render.py",
+                "--images",
+                "3",
+                "--size",
+                "160x96",
+                "--output",
+                folder,
+                "--seed",
+                "5",
+                "--workers",
+                str(workers),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        files[workers] = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files[1] == files[2]
+    assert len(files[1]) == 3 + 3 + 4
+
+
+@pytest.mark.parametrize(
+    "flags", [["--size", "12"], ["--images", "0"], ["--style", "moon"], ["--quality", "101"], ["--seed", "-1"]]
+)
+def test_a_bad_flag_ends_in_one_sentence_and_code_2(flags, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        render.parse_arguments(["--output", str(tmp_path), *flags])
+    assert end.value.code == 2
+    assert flags[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_output_that_is_a_file_is_refused(capsys, tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert render.main(["--output", str(tmp_path / "taken"), "--images", "1"]) == 2
+    assert "taken" in capsys.readouterr().err
+
+
+def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
+    table = tmp_path / "boxes.csv"
+    table.write_text(
+        "image,split,class,xmin,ymin,xmax,ymax\n"
+        "7,train,nail,1,2,30,40\n7,train,clip_B,5,5,5,5\n8,test,L_stick,9,9,64,48\n"
+    )
+    csv_to_voc.main([str(table), "--size", "64x48", "--output", str(tmp_path / "out")])
+    assert read_boxes(tmp_path / "out/Annotations/7.xml") == (
+        [("nail", (0, 1, 30, 40)), ("clip_B", (4, 4, 5, 5))],
+        (64, 48),
+    )
+    assert (tmp_path / "out/ImageSets/Main/test.txt").read_text() == "8\n"
+
+
+def test_a_box_that_leaves_the_picture_is_refused_with_its_line(tmp_path, capsys):
+    table = tmp_path / "boxes.csv"
+    table.write_text("image,split,class,xmin,ymin,xmax,ymax\n7,train,nail,1,2,65,40\n")
+    with pytest.raises(SystemExit) as end:
+        csv_to_voc.main([str(table), "--size", "64x48", "--output", str(tmp_path / "out")])
+    assert end.value.code == 2 and "line 2" in capsys.readouterr().err
+
+
+def test_the_shipped_set_is_whole():
+    lists = {
+        split: (SHIPPED / f"ImageSets/Main/{split}.txt").read_text().split()
+        for split in ("train", "val", "trainval", "test")
+    }
+    everything = lists["train"] + lists["val"] + lists["test"]
+    assert len(set(everything)) == len(everything)
+    assert sorted(lists["train"] + lists["val"]) == lists["trainval"]
+    for folder, ending in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+        assert sorted(path.stem for path in (SHIPPED / folder).iterdir()) == sorted(everything)
+        assert all(path.suffix == ending for path in (SHIPPED / folder).iterdir())
+    names = {split: set() for split in lists}
+    for split, stems in lists.items():
+        for stem in stems:
+            boxes, (width, height) = read_boxes(SHIPPED / f"Annotations/{stem}.xml")
+            names[split].update(name for name, _ in boxes)
+            assert all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for _, (x1, y1, x2, y2) in boxes)
+    assert all(found == set(CLASSES) for found in names.values())
+    assert sum(path.stat().st_size for path in (SHIPPED / "JPEGImages").iterdir()) < 25e6
+
+
+def test_magnified_pictures_show_larger_things_and_any_magnification_renders():
+    def sides(magnification):
+        return [max(x2 - x1, y2 - y1) for index in range(6) for x1, y1, x2, y2 in
+                (thing["box"] for thing in scene.render(5, index, 320, 180, magnification=magnification).objects)]
+    assert np.median(sides(4)) > 1.5 * np.median(sides(1.5))
+    scene.render(5, 0, 160, 90, magnification=10)
