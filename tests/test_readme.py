@@ -1,0 +1,42 @@
+"""What the README shows works as it stands there."""
+import re
+from pathlib import Path
+
+import pytest
+from colour_network import colour_checkpoint, real_checkpoint
+from conftest import COLOURS
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The README's Python example, in a folder with test_images/1.png, which shows a disc and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    Path("test_images").mkdir()
+    Path("checkpoint/voc-1").mkdir(parents=True)
+    picture = Image.new("RGB", (128, 96), (110, 110, 110))
+    ImageDraw.Draw(picture).rectangle((16, 8, 47, 39), fill=COLOURS[0])
+    picture.save("test_images/1.png")
+    code, = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    return compile(code, "README.md", "exec")
+
+
+def test_the_python_example_prints_what_the_network_is_sure_of(example, monkeypatch, capsys):
+    colour_checkpoint(Path("checkpoint/voc-1/best.pth"), monkeypatch)
+    exec(example, {})
+    assert capsys.readouterr().out == "test_images/1.png ['disc'] [[16.0, 8.0, 48.0, 40.0]]\n"
+
+
+def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example, capsys):
+    real_checkpoint(Path("checkpoint/voc-1/best.pth"))
+    exec(example, {})
+    assert capsys.readouterr().out == "test_images/1.png [] []\n"
+
+
+def test_every_file_of_the_map_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|util"
+    named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|detect)\.py", text)}
+    assert len(named) > 20 and not [name for name in sorted(named) if not (ROOT / name).exists()]
