@@ -1,4 +1,5 @@
 """A network as an ONNX file holds it: the detector up to NMS, or with it, with fixed ranks in place of lists of pictures."""
+import logging
 import warnings
 
 import torch
@@ -48,8 +49,10 @@ def onnx_model(network: nn.Module, nms: bool, opset: int):
         chosen = op.Gather(op.NonMaxSuppression(boxes, per_class, most, iou_threshold, 0.0), [0, 2], axis=1)    # (picture, row)
         return op.ScatterND(none, chosen, op.GatherND(scores, chosen))
 
-    images, image_sizes = torch.zeros(2, 3, 128, 192, dtype=torch.uint8), torch.tensor([[128, 192], [100, 150]])
+    images = torch.zeros(2, 3, 512, 768, dtype=torch.uint8)     # nowhere a side of 1, which an export takes for a constant
+    image_sizes = torch.tensor([[512, 768], [500, 700]])
     shapes = {0: Dim("batch"), 2: 32 * Dim("h"), 3: 32 * Dim("w")}, {0: Dim("batch")}
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     """best.pth, of an untrained network whose scores lie far apart, and pictures/ of coloured noise, one of them on its side."""
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
-    config = FCOSConfig(num_classes=3, fpn_channels=32, head_convs=1, levels=3).asdict()
+    config = FCOSConfig(num_classes=3, fpn_channels=32, head_convs=1).asdict()
     network = build_model(config)
     with torch.no_grad():
         for layer, factor in ((network.head.cls_logits, 60), (network.head.quality, 15), (network.head.ltrb, 20)):
@@ -124,9 +124,10 @@ def test_the_example_finds_what_detect_finds(exported, folder, tmp_path, nms, ca
         capsys.readouterr()
         detect_onnx.main(exported[nms], entry["image"], tmp_path / "drawn.png")
         found = json.loads(capsys.readouterr().out)
-        assert [one["label"] for one in found] == [one["label"] for one in entry["detections"]] and len(found) > 5
-        for one, other in zip(found, entry["detections"], strict=True):     # the two ways to resize differ by a grey level in some pixels
-            assert one["box"] == pytest.approx(other["box"], abs=0.3) and one["score"] == pytest.approx(other["score"], abs=0.003)
+        assert len(found) == len(entry["detections"]) > 5
+        for one in found:           # the two ways to resize differ by a grey level in some pixels
+            assert any(one["label"] == other["label"] and one["score"] == pytest.approx(other["score"], abs=0.003)
+                       and one["box"] == pytest.approx(other["box"], abs=0.3) for other in entry["detections"]), one
         assert Image.open(tmp_path / "drawn.png").size == (entry["width"], entry["height"])
 
 
