@@ -92,7 +92,7 @@ FAMILIES = {
                      "improved": {**_CAFFE, **_IMPROVED, "pixel_mean": _DETECTRON2_MEAN},
                      "lsj": _IMPROVED}},
 }
-DROPPED = r"(.*\.)?num_batches_tracked|pixel_(mean|std)|(.*\.)?anchor_generator\..*"         # counters, and what the config holds
+DROPPED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std|anchor_generator\..*)"          # counters, and what the config holds
 _RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23): "resnet101"}  # convolutions a block, blocks of layer3
 
 # The fields of a config that say what weights mean; the others say how to train on and what to report.
@@ -108,7 +108,6 @@ def convert(state: dict[str, Tensor], family: str | None = None, variant: str | 
     Labels count from 0, without a background. Keys that match DROPPED are left out on purpose, everything else is strict.
     Raises ValueError naming the first key of theirs that has no place or another shape, or ours that none of theirs fills.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     family = family or family_of(state)
     if family not in FAMILIES:
         raise ValueError(f"the family is {family!r}, not one of {', '.join(FAMILIES)}")
@@ -150,6 +149,7 @@ def family_of(state: dict) -> str:
 
 
 def _our_key(family: str, key: str) -> str:
+    key = key.removeprefix("module.")                                   # of a network saved inside DataParallel
     for pattern, replacement in FAMILIES[family]["keys"]:
         key = re.sub(pattern, replacement, key)
     return key
