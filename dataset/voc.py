@@ -303,6 +303,10 @@ class VOCDataset:
         return make_target(self._boxes[rows].clone(), self._labels[rows].clone(), self._difficult[rows].clone(),
                            self.ids[index], self._sizes[index])
 
+    def truth(self):
+        """{image_id: target}, as evaluation.report.evaluate takes it."""
+        return {image_id: self.target(index) for index, image_id in enumerate(self.ids)}
+
     def __getitem__(self, index):
         target, image = self.target(index), read_picture(self.pictures[index])
         if tuple(image.shape[-2:]) != target["orig_size"]:
