@@ -48,7 +48,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     output = Path(flags.output) if "output" in flags else path.parent / "eval"
     output.mkdir(parents=True, exist_ok=True)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    (output / "detections.json").write_text(json.dumps(coco_results(detections, dataset.classes)), encoding="utf-8")
+    (output / "detections.json").write_text(json.dumps(coco_results(detections, dataset.category_ids, dataset.image_ids)), encoding="utf-8")
     plot(detections, truth, dataset, metrics["score_threshold"], output)
     print(f"{seconds:.3f} s a picture; metrics.json, detections.json, plots and pictures are in {output}")
     return metrics
