@@ -20,6 +20,7 @@ from PIL import Image
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
+from training import build_network, notes_on
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --min-size 64 --max-size 96 --weights none "
@@ -200,7 +201,7 @@ def test_coco_weights_start_a_run(tmp_path, voc_folder, monkeypatch):
     theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda weights, **options: theirs)
     flags, _ = train_voc.parse_flags("--weights coco --backbone resnet50 --channels 256 --levels 5 --head-convs 1".split())
-    network, config, _ = train_voc.build_network(flags, ["disc"], None)
+    network, config, _ = build_network(flags, ["disc"], None)
     assert torch.equal(network.fpn.extra[1].weight, theirs["backbone.fpn.extra_blocks.p7.weight"]) and config["backbone_freeze"] == "early"
 
 
@@ -396,7 +397,7 @@ def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_mak
 def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
     val = voc_folder / "ImageSets" / "Main" / "val.txt"
     val.write_text(val.read_text() * 2)
-    notes = train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0])[2]
+    notes = notes_on(*train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0]))
     assert notes == [f"{val}: 3 ids are listed more than once and count once"]
 
 
