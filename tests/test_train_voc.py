@@ -16,10 +16,12 @@ import yaml
 from colour_network import BAD_CHECKPOINTS, bad_checkpoint, refusal
 from conftest import make_voc
 from PIL import Image
+from reference_fcos import CASES, random_weights
 
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
+from tools import convert_weights
 from training import build_network, notes_on
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,20 +191,35 @@ def test_imagenet_weights_that_cannot_be_had_end_the_run_if_asked_for_and_are_to
     assert load_checkpoint(tmp_path / "b" / "last.pth")["config"]["backbone_freeze"] == "none"
 
 
-def test_coco_weights_need_their_own_network_and_end_the_run_where_they_cannot_be_had(no_network, tmp_path, voc_folder, capsys):
-    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco")
-    assert ("--weights coco: needs --backbone resnet50 --channels 256 --levels 5, "
-            "not --backbone regnet_x_400mf --channels 32 --levels 3") in line
-    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco", "--backbone", "resnet50", "--channels", 256, "--levels", 5)
+def test_coco_weights_that_cannot_be_had_end_the_run(no_network, tmp_path, voc_folder, capsys):
+    line = refusal(train_voc.main, words(voc_folder, tmp_path / "run", "--weights", "coco"), capsys)
     assert "--weights coco: the FCOS of torchvision could not be downloaded" in line
 
 
-def test_coco_weights_start_a_run(tmp_path, voc_folder, monkeypatch):
+def test_coco_weights_are_a_whole_detector_that_decides_what_its_weights_mean(tmp_path, voc_folder, monkeypatch):
     theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda weights, **options: theirs)
-    flags, _ = train_voc.parse_flags("--weights coco --backbone resnet50 --channels 256 --levels 5 --head-convs 1".split())
-    network, config, _ = build_network(flags, ["disc"], None)
-    assert torch.equal(network.fpn.extra[1].weight, theirs["backbone.fpn.extra_blocks.p7.weight"]) and config["backbone_freeze"] == "early"
+    flags, _ = train_voc.parse_flags("--weights coco --box-loss iou --center-radius 2".split())
+    network, config, told = build_network(flags, ["nail", "dog"], None)
+    assert (config["backbone"], config["fpn_channels"], config["distance"], config["location_offset"]) == ("resnet50", 256, "relu", 0.0)
+    assert (config["box_loss"], config["center_sampling_radius"], config["backbone_freeze"], config["num_classes"]) == ("iou", 2.0, "early", 2)
+    state = network.state_dict()
+    assert torch.equal(state["head.ltrb.weight"], theirs["head.regression_head.bbox_reg.weight"])
+    rows = theirs["head.classification_head.cls_logits.weight"]
+    assert torch.equal(state["head.cls_logits.weight"][1], rows[18]) and not any(torch.equal(state["head.cls_logits.weight"][0], row) for row in rows)
+    assert told[0] == "weights of coco; class rows taken over: dog; new: nail"
+    assert told[1].startswith("the weights of coco decide, not the flags or their defaults: backbone resnet50, fpn_channels 256, ")
+
+
+def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_folder, capsys):
+    weights = random_weights(next(case for case in CASES if case.family == "fcos"), channels=32)
+    torch.save({"model": weights}, tmp_path / "fcos.pth")
+    line = refusal(train_voc.main, words(voc_folder, tmp_path / "run", "--weights", tmp_path / "fcos.pth"), capsys)
+    assert "fcos.pth: the variant of fcos is not named" in line and "tools/convert_weights.py makes a checkpoint of it" in line
+    convert_weights.main([str(tmp_path / "fcos.pth"), str(tmp_path / "ours.pth"), "--variant", "plain"])
+    end = train(voc_folder, tmp_path / "run", "--weights", tmp_path / "ours.pth", "--max-steps", 1)
+    assert (end["config"]["pixel_order"], end["config"]["stride_in_1x1"], end["config"]["num_classes"]) == ("bgr", True, 2)
+    assert "class rows taken over: none; new: disc, slab" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("freeze, norms_move, stem_moves, rest_moves", [
