@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model import build_model
-from model.config import FCOSConfig
+from model.config import PRESETS, FCOSConfig
 
 
 def _number(text: str, shift: int = 0, times: int = 1):
@@ -31,8 +31,6 @@ _DETECTRON2_BODY = [
     (r"^backbone\.top_block\.p(\d)\.", _number("fpn.extra.{}.", -6))]
 _CAFFE = {"pixel_order": "bgr", "pixel_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}          # MSRA's ResNets
 _CAFFE2_MEAN, _DETECTRON2_MEAN = (102.9801, 115.9465, 122.7717), (103.53, 116.28, 123.675)   # blue, green, red
-_PLAIN = {"distance": "exp", "distance_unit": "pixel", "quality_tower": "cls", "center_sampling_radius": float("inf"), "box_loss": "iou"}
-_IMPROVED = {"distance": "relu", "distance_unit": "stride", "quality_tower": "box", "center_sampling_radius": 1.5, "box_loss": "giou"}
 
 # keys             (pattern, replacement) for re.sub, which one after the other make our key of theirs
 # config           the fields that all files of the family need, beyond those that the shapes tell
@@ -46,8 +44,7 @@ FAMILIES = {
             (r"^backbone\.fpn\.extra_blocks\.p(\d)\.", _number("fpn.extra.{}.", -6)),
             *_head(r"head\.classification_head", cls_tower="conv", cls_logits="cls_logits"),
             *_head(r"head\.regression_head", reg_tower="conv", ltrb="bbox_reg", quality="bbox_ctrness")],
-        "config": {**_IMPROVED, "box_weighting": "none", "location_offset": 0.0, "strides_from_grid": True, "range_ends": "open",
-                   "threshold_on": "score", "score_threshold": 0.2},
+        "config": PRESETS["torchvision"],
         "variants": {}, "background_rows": 1},
     "fcos": {                           # the authors' own, on maskrcnn-benchmark: FCOS_R_50..., FCOS_imprv_R_50...
         "keys": [
@@ -56,19 +53,19 @@ FAMILIES = {
             (r"^backbone\.fpn\.top_blocks\.p(\d)\.", _number("fpn.extra.{}.", -6)),
             *_head(r"rpn\.head", cls_tower="cls_tower", reg_tower="bbox_tower", cls_logits="cls_logits", ltrb="bbox_pred", quality="centerness")],
         "config": {**_CAFFE, "pixel_mean": _CAFFE2_MEAN, "norm_eps": 0.0},
-        "variants": {"plain": _PLAIN, "improved": _IMPROVED}},
+        "variants": {"plain": PRESETS["fcos"], "improved": {"distance": "relu"}}},
     "adelaidet": {
         "keys": [
             *_DETECTRON2_BODY,
-            *_head(r"proposal_generator\.fcos_head", cls_tower="cls_tower", reg_tower="bbox_tower", cls_logits="cls_logits", ltrb="bbox_pred",
-                   quality="ctrness")],
-        "config": {**_CAFFE, **_IMPROVED, "pixel_mean": _DETECTRON2_MEAN},
+            *_head(r"proposal_generator\.fcos_head", shared_tower="share_tower", cls_tower="cls_tower", reg_tower="bbox_tower",
+                   cls_logits="cls_logits", ltrb="bbox_pred", quality="ctrness")],
+        "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN},
         "variants": {}},
     "detectron2": {                     # detectron2's own FCOS
         "keys": [
             *_DETECTRON2_BODY,
             *_head("head", cls_tower="cls_subnet", reg_tower="bbox_subnet", cls_logits="cls_score", ltrb="bbox_pred", quality="ctrness")],
-        "config": {**_CAFFE, **_IMPROVED, "pixel_mean": _DETECTRON2_MEAN, "box_weighting": "none", "range_ends": "open",
+        "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN, "box_weighting": "none", "range_ends": "open",
                    "threshold_on": "score", "score_threshold": 0.2},
         "variants": {}},
     "zhenghao977": {                    # FCOS-PyTorch-37.2AP: the published VOC file, and what its train_voc.py and train_coco.py write
@@ -88,9 +85,9 @@ FAMILIES = {
             (r"(?<=_convs\.)(\d+)\.conv\.", _number("{}.", times=3)), (r"(?<=_convs\.)(\d+)\.gn\.", _number("{}.", 1, times=3)),
             *_head("bbox_head", cls_tower="cls_convs", reg_tower="reg_convs", cls_logits="conv_cls", ltrb="conv_reg", quality="conv_centerness")],
         "config": {"rank_by": "cls", "score_rule": "product"},
-        "variants": {"plain": {**_CAFFE, **_PLAIN, "pixel_mean": _CAFFE2_MEAN, "nms_iou_threshold": 0.5},
-                     "improved": {**_CAFFE, **_IMPROVED, "pixel_mean": _DETECTRON2_MEAN},
-                     "lsj": _IMPROVED}},
+        "variants": {"plain": {**_CAFFE, **PRESETS["fcos"], "pixel_mean": _CAFFE2_MEAN, "nms_iou_threshold": 0.5},
+                     "improved": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN},
+                     "lsj": {"distance": "relu"}}},
 }
 DROPPED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std|anchor_generator\..*)"          # counters, and what the config holds
 _RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23): "resnet101"}  # convolutions a block, blocks of layer3
@@ -124,20 +121,23 @@ def convert(state: dict[str, Tensor], family: str | None = None, variant: str | 
         ours["head.scales"] = torch.cat([ours.pop(key).flatten() for key in scales])
     for key in {"head.cls_logits.weight", "head.cls_logits.bias"} & {*ours}:
         ours[key] = ours[key][known.get("background_rows", 0):]
-    config = FCOSConfig.from_dict({**_shape(ours), **known["config"], **known["variants"].get(variant, {})}).asdict()
+    config = FCOSConfig.from_dict({**known["config"], **known["variants"].get(variant, {}), **_shape(ours)}).asdict()
+    return family, config, _fitted(ours, theirs, config, f"an FCOS of {family} with {config['backbone']}"), dropped
 
+
+def _fitted(ours: dict, theirs: dict, config: dict, what: str) -> dict:
+    """`ours` with the counters that batch norms of ours have, if it is what the config's network needs. theirs: {our key: their key}"""
     with torch.device("meta"):                                          # shapes, without memory and random numbers
-        expected = build_model(config).state_dict()
-    ours |= {key: torch.zeros((), dtype=torch.long) for key in expected if key.endswith("num_batches_tracked")}
-    for key in (*ours, *expected):
-        if key not in expected:
-            raise ValueError(f"{theirs.get(key, key)} has no place in an FCOS of {family} with {config['backbone']}")
+        needed = build_model(config).state_dict()
+    ours = ours | {key: torch.zeros((), dtype=torch.long) for key in needed if key.endswith("num_batches_tracked")}
+    for key in (*ours, *needed):
+        if key not in needed:
+            raise ValueError(f"{theirs.get(key, key)} has no place in {what}")
         if key not in ours:
-            raise ValueError(f"nothing becomes {key}, which an FCOS of {family} with {config['backbone']} has")
-        if ours[key].shape != expected[key].shape:
-            raise ValueError(f"{theirs.get(key, key)} is {list(ours[key].shape)}, must be {list(expected[key].shape)} in an FCOS of {family} "
-                             f"with {config['backbone']}")
-    return family, config, ours, dropped
+            raise ValueError(f"nothing becomes {key}, which {what} has")
+        if ours[key].shape != needed[key].shape:
+            raise ValueError(f"{theirs.get(key, key)} is {list(ours[key].shape)}, must be {list(needed[key].shape)} in {what}")
+    return ours
 
 
 def family_of(state: dict) -> str:
@@ -163,12 +163,16 @@ def _shape(state: dict) -> dict:
     depth = max((int(conv) for _, conv in blocks), default=0), max((int(block) + 1 for block, _ in blocks), default=0)
     if depth not in _RESNETS:
         raise ValueError(f"layer3 of the backbone has {depth[1]} blocks of {depth[0]} convolutions, as none of {', '.join(_RESNETS.values())} has")
-    tower = {key: value.dim() for key, value in state.items() if re.fullmatch(r"head\.reg_tower\.\d+\.weight", key)}
     num_classes, channels = state["head.cls_logits.weight"].shape[:2]
-    return {"backbone": _RESNETS[depth], "num_classes": num_classes, "fpn_channels": channels,
-            "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
-            "head_convs": [*tower.values()].count(4), "head_norm": "gn" if 1 in tower.values() else "none", "head_norm_groups": 32,
-            "tower_bias": "head.reg_tower.0.bias" in state, "scale_distances": "head.scales" in state}
+    p6 = state.get("fpn.extra.0.weight", state["head.cls_logits.weight"])
+    shared = "head.shared_tower.0.weight" in state
+    tower = "head.shared_tower" if shared else "head.reg_tower"
+    layers = [value.dim() for key, value in state.items() if re.fullmatch(rf"{tower}\.\d+\.weight", key)]
+    shape = {"backbone": _RESNETS[depth], "num_classes": num_classes, "fpn_channels": channels, "p6_from": "p5" if p6.shape[1] == channels else "c5",
+             "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
+             "head_convs": layers.count(4), "head_norm": "bn" if f"{tower}.1.0.weight" in state else "gn" if 1 in layers else "none",
+             "head_norm_groups": 32, "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared, "scale_distances": "head.scales" in state}
+    return shape if depth[0] == 3 else {**shape, "stride_in_1x1": False}             # where there is no 1x1
 
 
 _LITE0_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", "_bn1": "bn", "_project_conv": "conv", "_bn2": "bn"}

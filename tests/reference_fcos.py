@@ -34,6 +34,7 @@ NAMES = {
              "scale": "module.rpn.head.scales.{index}.scale"},
     "adelaidet": {**DETECTRON2_BODY,
                   "cls_tower": "proposal_generator.fcos_head.cls_tower.{place}", "box_tower": "proposal_generator.fcos_head.bbox_tower.{place}",
+                  "share_tower": "proposal_generator.fcos_head.share_tower.{place}",
                   "cls": "proposal_generator.fcos_head.cls_logits", "box": "proposal_generator.fcos_head.bbox_pred",
                   "centre": "proposal_generator.fcos_head.ctrness", "scale": "proposal_generator.fcos_head.scales.{index}.scale"},
     "detectron2": {**DETECTRON2_BODY, "cls_tower": "head.cls_subnet.{place}", "box_tower": "head.bbox_subnet.{place}",
@@ -64,7 +65,11 @@ class Case:
     pixels: str = "caffe2"
     eps: float = 1e-5
     stride_in_1x1: bool = True
+    p6_from: str = "p5"
+    levels: int = 5
     tower_bias: bool = True
+    tower_norm: str = "gn"                          # gn, or bn: one for each level
+    one_tower: bool = False
     distance: str = "relu"
     centre_on: str = "box"
     tested: str = "cls"                             # cls, or the final score
@@ -81,10 +86,12 @@ CASES = [
     Case("fcos", "plain", eps=0.0, distance="exp", centre_on="cls"),
     Case("fcos", "improved", eps=0.0),
     Case("adelaidet", pixels="detectron2"),
+    Case("adelaidet", levels=3, tower_norm="bn", one_tower=True, pixels="detectron2"),          # as FCOS_RT
     Case("detectron2", pixels="detectron2", tested="score", threshold=0.2),
-    *(Case("zhenghao977", variant, classes, "rgb", pixels, stride_in_1x1=False, distance="exp", centre_on=centre, tested="score",
-           best_class_only=True, over_all_levels=True, keep=1000)
-      for variant, classes, pixels, centre in (("voc", 20, "imagenet", "cls"), ("train_voc", 20, "imagenet", "box"), ("train_coco", 80, "centernet", "box"))),
+    *(Case("zhenghao977", variant, classes, "rgb", pixels, stride_in_1x1=False, p6_from=p6_from, distance="exp", centre_on=centre_on,
+           tested="score", best_class_only=True, over_all_levels=True, keep=1000)
+      for variant, classes, pixels, centre_on, p6_from in (
+          ("voc", 20, "imagenet", "cls", "p5"), ("train_voc", 20, "imagenet", "box", "c5"), ("train_coco", 80, "centernet", "box", "p5"))),
     Case("mmdet", "plain", tower_bias=False, distance="exp", centre_on="cls", ranked="cls", root=False, iou=0.5),
     Case("mmdet", "improved", pixels="detectron2", ranked="cls", root=False),
     Case("mmdet", "lsj", order="rgb", pixels="imagenet", stride_in_1x1=False, ranked="cls", root=False)]
@@ -122,16 +129,19 @@ def random_weights(case: Case, channels: int = 64, seed: int = 0) -> dict:
             width = 4 * inner
     for index, inputs in enumerate((512, 1024, 2048)):
         conv(names["lateral"].format(level=index + 3, below=index + 2, index=index), inputs, channels, 1, True)
-    for index in range(5):
+    for index in range(case.levels):
         name = names["output" if index < 3 else "extra"]
-        conv(name.format(level=index + 3, below=index + 2, index=index), channels, channels, 3, True)
-    for tower in ("cls_tower", "box_tower"):
+        inputs = 2048 if index == 3 and case.p6_from == "c5" else channels
+        conv(name.format(level=index + 3, below=index + 2, index=index), inputs, channels, 3, True)
+    for tower in ("share_tower",) if case.one_tower else ("cls_tower", "box_tower"):
         for number in range(TOWER):
             conv(names[tower].format(number=number, part="conv", place=3 * number), channels, channels, 3, case.tower_bias)
-            norm(names[tower].format(number=number, part="gn", place=3 * number + 1), channels, running=False)
+            name = names[tower].format(number=number, part="gn", place=3 * number + 1)
+            for each in [name] if case.tower_norm == "gn" else [f"{name}.{index}" for index in range(case.levels)]:
+                norm(each, channels, running=case.tower_norm == "bn")
     for last, outputs in (("cls", case.classes), ("box", 4), ("centre", 1)):
         conv(names[last], channels, outputs, 3, True)
-    for index in range(5 if names["scale"] else 0):
+    for index in range(case.levels if names["scale"] else 0):
         factor = 0.8 + 0.4 * torch.rand(1, generator=rng)
         weights[names["scale"].format(index=index)] = factor.squeeze() if case.family == "mmdet" else factor
 
@@ -160,15 +170,18 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
         weight = weights[f"{name}.weight"]
         return F.conv2d(x, weight, weights.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
 
-    def norm(x, name):
+    def norm(x, name, eps=case.eps):
         mean, variance, gain, shift = (weights[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias"))
-        return (x - mean) / (variance + case.eps) ** 0.5 * gain + shift
+        return (x - mean) / (variance + eps) ** 0.5 * gain + shift
 
-    def tower(x, name):
+    def tower(x, name, index):
         for number in range(TOWER):
             x = conv(x, names[name].format(number=number, part="conv", place=3 * number))
-            name_of_norm = names[name].format(number=number, part="gn", place=3 * number + 1)
-            x = F.group_norm(x, 32, weights[f"{name_of_norm}.weight"], weights[f"{name_of_norm}.bias"]).relu()
+            at = names[name].format(number=number, part="gn", place=3 * number + 1)
+            if case.tower_norm == "bn":
+                x = norm(x, f"{at}.{index}", 1e-5).relu()
+            else:
+                x = F.group_norm(x, 32, weights[f"{at}.weight"], weights[f"{at}.bias"]).relu()
         return x
 
     mean, deviation = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in PIXELS[case.pixels])
@@ -196,11 +209,13 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
         lateral = conv(features[index + 1], names["lateral"].format(**at))
         merged = lateral if merged is None else lateral + merged.repeat_interleave(2, 2).repeat_interleave(2, 3)
         pyramid.insert(0, conv(merged, names["output"].format(**at)))
-    pyramid.append(conv(pyramid[2], names["extra"].format(level=6, index=3), 2))
-    pyramid.append(conv(pyramid[3].relu(), names["extra"].format(level=7, index=4), 2))
+    if case.levels == 5:
+        pyramid.append(conv(pyramid[2] if case.p6_from == "p5" else features[3], names["extra"].format(level=6, index=3), 2))
+        pyramid.append(conv(pyramid[3].relu(), names["extra"].format(level=7, index=4), 2))
     outputs = []
-    for level in pyramid:
-        towers = {"cls": tower(level, "cls_tower"), "box": tower(level, "box_tower")}
+    for index, level in enumerate(pyramid[:case.levels]):
+        name = {"cls": "share_tower", "box": "share_tower"} if case.one_tower else {"cls": "cls_tower", "box": "box_tower"}
+        towers = {part: tower(level, name[part], index) for part in name}
         outputs.append({"cls": conv(towers["cls"], names["cls"]), "box": conv(towers["box"], names["box"]),
                         "centre": conv(towers[case.centre_on], names["centre"])})
     return outputs
@@ -215,7 +230,7 @@ def detections(case: Case, weights: dict, images, sizes, top_k: int = 1000, keep
 
 def _picture(case, weights, levels, size, top_k, keep):
     found = []                                                                  # a list a level of (rank, score, label, box)
-    for index, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
+    for index, (level, stride) in enumerate(zip(levels, STRIDES[:case.levels], strict=True)):
         factor = float(weights[NAMES[case.family]["scale"].format(index=index)]) if NAMES[case.family]["scale"] else 1.0
         sides = (level["box"] * factor).exp() if case.distance == "exp" else (level["box"] * factor).relu() * stride
         cls, centre, sides = level["cls"].sigmoid().tolist(), level["centre"][0].sigmoid().tolist(), sides.tolist()
