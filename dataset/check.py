@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dataset.pictures import exif_orientation, natural_order, read_picture
+from dataset.pictures import exif_orientation, natural_order, read_picture, upright_size
 from dataset.voc import (Annotation, Member, box_edges, find_splits, index_layout, list_members, overhang,
-                         read_annotation, read_split, upright_size)
+                         read_annotation, read_split)
 
 TINY = 3  # px of a side
 RARE = 0.01  # of the objects of the most frequent class
@@ -75,7 +75,7 @@ def examine(member: Member) -> Examined:
         faults.append(("bad-xml", str(error)))
     if annotation and digest:
         try:
-            size = upright_size(member, annotation)
+            size = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
         except ValueError as error:
             faults.append(("size-mismatch", str(error)))
         with Image.open(member.picture) as opened:

@@ -49,6 +49,19 @@ def picture_size(path):
         return (width, height) if exif_orientation(image) >= 5 else (height, width)
 
 
+def upright_size(path, said, where):
+    """(h, w) of the upright picture, which must be the size (h, w) that its annotation gives; None where it gives none.
+
+    Raises ValueError as `picture_size` does, and, beginning with `where`, if they differ.
+    """
+    height, width = picture_size(path)
+    if said not in (None, (height, width)):
+        turned = ", its size before the EXIF rotation," if said == (width, height) else ""
+        raise ValueError(f"{where} is {said[1]}x{said[0]}{turned} but {path} is {width}x{height} upright; "
+                         "the boxes must be in upright pixels")
+    return height, width
+
+
 def exif_orientation(image):
     """The orientation 1..8 of an opened Pillow image; whatever else the file says is taken as 1."""
     if image.format == "TIFF":  # Pillow turns these itself, size and pixels

@@ -1,15 +1,16 @@
 """The target of one picture: the contract between the data sets, the augmentation and the loader."""
 import torch
 
-PER_BOX = ("boxes", "labels", "difficult", "weights")
+PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights")
 
 
-def make_target(boxes, labels, difficult, image_id, orig_size):
+def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None):
     """The target of a picture with M objects; M may be 0. Every list may be a tensor.
 
     boxes       float32 [M, 4]  xyxy, continuous edges in the picture's own upright pixels, 0 <= x1 < x2 <= w
     labels      int64 [M]       0..C-1
-    difficult   bool [M]
+    difficult   bool [M]        neither hit nor miss when evaluated: VOC's difficult, COCO's crowds
+    ignore      bool [M]        a region that training leaves out, neither object nor background: COCO's crowds; None: none is
     weights     float32 [M]     1, a human label
     image_id    str
     orig_size   (h, w)          of the upright picture
@@ -19,6 +20,7 @@ def make_target(boxes, labels, difficult, image_id, orig_size):
         "boxes": boxes,
         "labels": torch.as_tensor(labels, dtype=torch.int64).reshape(-1),
         "difficult": torch.as_tensor(difficult, dtype=torch.bool).reshape(-1),
+        "ignore": torch.zeros(len(boxes), dtype=torch.bool) if ignore is None else torch.as_tensor(ignore, dtype=torch.bool).reshape(-1),
         "weights": torch.ones(len(boxes)),
         "image_id": image_id,
         "orig_size": tuple(int(side) for side in orig_size),
@@ -35,7 +37,7 @@ def check_target(target, image_size, num_classes, where):
 
     image_size: (h, w) of the pixels the boxes are in, which after augmentation is not orig_size.
     """
-    dtypes = {"boxes": torch.float32, "labels": torch.int64, "difficult": torch.bool, "weights": torch.float32}
+    dtypes = {"boxes": torch.float32, "labels": torch.int64, "difficult": torch.bool, "ignore": torch.bool, "weights": torch.float32}
     missing = [key for key in (*PER_BOX, "image_id", "orig_size") if key not in target]
     if missing:
         raise ValueError(f"{where}: the target has no {', '.join(missing)}")

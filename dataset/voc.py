@@ -1,16 +1,12 @@
 """Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name."""
-import difflib
 import math
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
-import torch
-
-from dataset.pictures import is_picture, natural_order, picture_size, read_picture
-from dataset.sample import make_target
+from dataset.annotated import AnnotatedPictures, unknown_class
+from dataset.pictures import is_picture, natural_order, upright_size
 
 try:
     from defusedxml.ElementTree import fromstring
@@ -100,17 +96,6 @@ def overhang(corners, size):
     """By how many px a box as written sticks out of a picture of `size` (h, w); 0 if it does not."""
     xmin, ymin, xmax, ymax = corners
     return max(0.0, -xmin, -ymin, xmax - size[1], ymax - size[0])
-
-
-def upright_size(member: Member, annotation: Annotation):
-    """(h, w) of the upright picture, which must be the size that the annotation gives, if it gives one."""
-    height, width = picture_size(member.picture)
-    if annotation.size not in (None, (height, width)):
-        said = f"{annotation.size[1]}x{annotation.size[0]}"
-        turned = ", its size before the EXIF rotation," if annotation.size == (width, height) else ""
-        raise ValueError(f"{member.xml}: <size> is {said}{turned} but {member.picture} is {width}x{height} upright; "
-                         "the boxes must be in upright pixels")
-    return height, width
 
 
 def find_layout(folder):
@@ -206,110 +191,51 @@ def list_members(folder, split=None):
     return members, problems, notes
 
 
-def _unknown_class(name, classes):
-    known = {each.casefold(): each for each in classes}
-    close = difflib.get_close_matches(name.casefold(), known, n=1)
-    return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
-
-
-class VOCDataset:
-    """Pictures and targets of one or several VOC folders: [i] -> (uint8 RGB [3, H, W], target), see `make_target`.
+class VOCDataset(AnnotatedPictures):
+    """The pictures and objects of one or several VOC folders, see AnnotatedPictures.
 
     folders     a folder or a list of them; with several, ids read FOLDER/ID
     split       the name of a list in ImageSets; None takes every XML file
     classes     names in the order of the labels; None takes those of the data, sorted
     one_based   VOC's 1-based inclusive pixels; False: the numbers are 0-based edges already
     skip_bad    False: the first bad file or object ends it with a ValueError; True: what is bad is left out
-
-    .classes   list of str          .ids      list of str, the image_id of each picture
-    .skipped   sentences, one for each file or object left out     .notes   sentences on harmless oddities
-    All XML files and the headers of all pictures are read here, once; pixels are read by [i] only.
     """
 
     def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False):
+        super().__init__()
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
-        self.ids, self.pictures, self._sizes, self.skipped, self.notes = [], [], [], [], []
         self.objects_at_zero = self.objects_cut = 0
-        names, boxes, difficult, counts = [], [], [], []
         for folder in dict.fromkeys(folders):
             members, problems, notes = list_members(folder, split)
             self.skipped += problems
             self.notes += notes
             for member in members:
-                objects = self._read(member, classes, one_based)
-                if objects is not None:
-                    self.ids.append(f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id)
-                    counts.append(len(objects))
-                    names += [name for name, _, _ in objects]
-                    boxes += [box for _, box, _ in objects]
-                    difficult += [flag for _, _, flag in objects]
-        self._judge(folders, split, skip_bad, one_based, len(names))
-        self.classes = list(classes) if classes is not None else sorted(set(names))
-        label_of = {name: label for label, name in enumerate(self.classes)}
-        self._boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-        self._labels = torch.tensor([label_of[name] for name in names], dtype=torch.int64)
-        self._difficult = torch.tensor(difficult, dtype=torch.bool)
-        self._ends = torch.tensor(counts).cumsum(0).tolist()
-
-    def _read(self, member, classes, one_based):
-        """The (name, edges, difficult) of a picture's good objects, or None if the picture itself is bad."""
-        try:
-            annotation = read_annotation(member.xml)
-            size = upright_size(member, annotation)
-        except ValueError as error:
-            self.skipped.append(str(error))
-            return None
-        self.skipped += annotation.problems
-        objects = []
-        for number, name, corners, difficult in annotation.objects:
-            self.objects_at_zero += 0 in corners[:2]
-            self.objects_cut += overhang(corners, size) > 1
-            if classes is not None and name not in classes:
-                self.skipped.append(f"{member.xml}: object {number} {_unknown_class(name, classes)}")
-                continue
-            try:
-                objects.append((name, box_edges(corners, size, one_based), difficult))
-            except ValueError as error:
-                self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
-        self.pictures.append(member.picture)
-        self._sizes.append(size)
-        return objects
-
-    def _judge(self, folders, split, skip_bad, one_based, num_objects):
+                self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
         where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
-        if self.skipped and not skip_bad:
-            others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
-            raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
-        if not self.ids:
-            raise ValueError(f"{where}: no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}")
-        if num_objects == 0:
-            self.notes.append(f"{where}: not one object in {len(self.ids)} pictures")
+        self._finish(where, classes, skip_bad)
         if self.objects_cut:
             self.notes.append(f"{where}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         if self.objects_at_zero and one_based:
             self.notes.append(f"{where}: {self.objects_at_zero} boxes start at coordinate 0, which 1-based files never "
                               "have; --zero-based reads the numbers as 0-based")
 
-    def __len__(self):
-        return len(self.ids)
-
-    def size(self, index):
-        """(h, w) of the upright picture, without decoding it."""
-        return self._sizes[index]
-
-    def target(self, index):
-        """The target alone, without decoding the picture."""
-        rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
-        return make_target(self._boxes[rows].clone(), self._labels[rows].clone(), self._difficult[rows].clone(),
-                           self.ids[index], self._sizes[index])
-
-    def __getitem__(self, index):
-        target, image = self.target(index), read_picture(self.pictures[index])
-        if tuple(image.shape[-2:]) != target["orig_size"]:
-            raise ValueError(f"{self.pictures[index]}: has changed since the data set was opened")
-        return image, target
-
-    def class_counts(self):
-        """{class: number of objects}, in the order of the labels."""
-        counts = Counter(self._labels.tolist())
-        return {name: counts[label] for label, name in enumerate(self.classes)}
+    def _read(self, member, id, classes, one_based):
+        try:
+            annotation = read_annotation(member.xml)
+            size = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
+        except ValueError as error:
+            self.skipped.append(str(error))
+            return
+        self.skipped += annotation.problems
+        objects = []
+        for number, name, corners, difficult in annotation.objects:
+            self.objects_at_zero += 0 in corners[:2]
+            self.objects_cut += overhang(corners, size) > 1
+            if classes is not None and name not in classes:
+                self.skipped.append(f"{member.xml}: object {number} {unknown_class(name, classes)}")
+                continue
+            try:
+                objects.append((name, box_edges(corners, size, one_based), difficult, False))
+            except ValueError as error:
+                self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
+        self._add(id, member.picture, size, objects)

@@ -156,7 +156,7 @@ class _Training:
                     self.state["best"] = now
                     self.save("best.pth", whole=False)
         self.run.row({"epoch": epoch, "step": self.state["step"], "seconds": round(self.state["seconds"], 1),
-                      **averages, "mAP": now.get("mAP"), "mAP_50_95": now.get("mAP_50_95")})
+                      **averages, **{name: now.get(name) for name in ("mAP", "mAP_50", "mAP_50_95")}})
         if complete:
             self.state["epoch"], self.state["batch"] = epoch, 0
         self.save("last.pth")

@@ -2,8 +2,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
+OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
+SETTLED = ("model", "backbone", "weights", "freeze", "channels", "levels", "head_convs", "head_norm", "quality", "box_loss", "center_radius",
+           "momentum", "weight_decay", "backbone_lr", "ema", "amp")     # and those that its network and optimizer are made of
 INPUT_FLAGS = ("min_size", "max_size", "tile")
 
 
@@ -69,6 +73,107 @@ def number(kind, low, high=float("inf"), step=None):
     return read
 
 
+def add_training_flags(parser, data, runs):
+    """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
+
+    runs   the name of their run folders: checkpoint/runs-1, ...
+    """
+    add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
+    add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
+    add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
+        help="loading processes; 0: the main one loads")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default="fcos", choices=["fcos"], help="detector")
+    add("--backbone", default="efficientnet_lite0", metavar="NAME",
+        help="efficientnet_lite0, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME")
+    add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
+        "else nothing), torchvision's FCOS for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
+        "others; a detector decides the network")
+    add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
+        help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
+             "auto: early with pre-trained weights, else none")
+    add("--channels", type=number(int, 32, step=32), default=128, metavar="N", help="channels of pyramid and head, a multiple of 32")
+    add("--levels", type=int, default=5, choices=[3, 4, 5], help="pyramid levels from P3 up")
+    add("--head-convs", type=number(int, 0), default=4, metavar="N", help="convolutions in each tower of the head")
+    add("--head-norm", default="gn", choices=["gn", "none"], help="normalisation in the head: group norm or none")
+    add("--quality", default="centerness", choices=["centerness", "iou"], help="what the quality branch predicts")
+    add("--box-loss", default="giou", choices=["giou", "iou"], help="loss of the boxes")
+    add("--center-radius", type=number(float, 0.5), default=1.5, metavar="X", help="centre sampling radius in strides; inf turns it off")
+
+    add = parser.add_argument_group("what the network sees").add_argument
+    add("--min-size", type=count, nargs="+", default=[480], metavar="PX", help="shorter side; several: one is drawn for each batch")
+    add("--max-size", type=count, default=800, metavar="PX", help="longest side")
+    add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
+        "--min-size this is --tile too")
+    add("--zoom", type=number(float, 0.1, 10), nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"), help="random magnification, in times")
+    add("--mosaic", type=share, default=0.0, metavar="P", help="probability of a canvas made of four pictures")
+    add("--flip", type=share, default=0.5, metavar="P", help="probability of a left-right mirror")
+    add("--vertical-flip", type=share, default=0.0, metavar="P", help="probability of a top-bottom mirror")
+    add("--jitter", type=share, default=0.3, metavar="X", help="brightness, contrast and saturation vary by this share")
+    add("--rotate", type=number(float, 0, 180), default=5.0, metavar="DEGREES", help="largest random rotation")
+    add("--tile", type=number(int, 32), metavar="PX", help="evaluate and detect in overlapping tiles of PX at full resolution, "
+        "not in whole pictures")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=count, default=30, metavar="N", help="times that each picture is seen")
+    add("--batch-size", type=count, default=8, metavar="N", help="pictures a step, over all devices")
+    add("--lr", type=number(float, 0), default=0.01, metavar="X", help="learning rate for 16 pictures a step; scaled to --batch-size")
+    add("--backbone-lr", type=number(float, 0), default=1.0, metavar="X", help="factor on the rate of the backbone")
+    add("--schedule", default="cosine", choices=["step", "cosine"], help="step: x 0.1 at 2/3 and 8/9 of the run")
+    add("--warmup", type=number(int, 0), default=300, metavar="STEPS", help="linear warm-up; at most a fifth of the run")
+    add("--momentum", type=share, default=0.9, metavar="X", help="of stochastic gradient descent")
+    add("--weight-decay", type=number(float, 0), default=1e-4, metavar="X", help="on weights, not on biases and norms")
+    add("--clip", type=number(float, 0), default=35.0, metavar="X", help="largest gradient norm; 0: no clipping")
+    add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
+    add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--seed", type=int, default=0, metavar="N", help="one seed, one run")
+    add("--eval-every", type=count, default=1, metavar="EPOCHS", help="evaluate every so many epochs, and after the last")
+    add("--max-steps", type=count, metavar="N", help="stop after so many steps, counted from the run's beginning; --resume goes on")
+
+    add = parser.add_argument_group("run").add_argument
+    add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
+    add("--output", metavar="DIR", help=f"run folder (default: checkpoint/{runs}-N)")
+    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest)")
+
+
+def read_training_flags(parser, argv, checkpoints):
+    """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags.
+
+    checkpoints   the folder of the run folders, for a --resume that names none
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    flags, words, resumed = parser.parse_args(argv), [], None
+    if flags.resume:
+        from engine.checkpoint import load_checkpoint, newest_run
+        file = newest_run(checkpoints) if flags.resume == "newest" else Path(flags.resume)
+        resumed = {**load_checkpoint(file), "file": file}
+        if "training" not in resumed:
+            raise ValueError(f"{file}: holds no optimizer state; --resume takes the last.pth of a run")
+        words += file_words(parser, {name: value for name, value in resumed["flags"].items() if name not in OF_THIS_CALL}, file)
+    if flags.config:
+        import yaml
+        try:
+            words += file_words(parser, yaml.safe_load(Path(flags.config).read_text(encoding="utf-8")), flags.config)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
+    words += argv
+    flags = parser.parse_args(words)
+    flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
+    if flags.crop and not any(word.partition("=")[0] == "--min-size" for word in words):
+        flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
+    if flags.zoom[0] > flags.zoom[1]:
+        raise ValueError(f"--zoom is {flags.zoom[0]:g} {flags.zoom[1]:g}, LOW must not be above HIGH")
+    if resumed and flags.output:
+        raise ValueError(f"--output {flags.output}: a resumed run goes on in its own folder, {file.parent}")
+    for name in SETTLED if resumed else ():
+        now, then = getattr(flags, name), resumed["flags"].get(name, getattr(flags, name))
+        if now != then:
+            raise ValueError(f"--{name.replace('_', '-')} is {now}, but {file} was trained with {then}, which --resume cannot change")
+    return flags, resumed
+
+
 def prediction_parser(manual, batch_size):
     """A parser with the flags of every command that runs a trained network. Flags whose default lies in the checkpoint
     are absent from what is parsed unless given: `chosen_checkpoint` and `input_sizes` read them.
@@ -86,6 +191,16 @@ def prediction_parser(manual, batch_size):
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
     add("--overlap", type=number(float, 0, 0.9), default=0.25, metavar="X", help="share of a tile common to neighbours")
+    return parser
+
+
+def evaluation_parser(manual):
+    """A parser with the flags of every evaluating command."""
+    parser = prediction_parser(manual, batch_size=8)
+    add = parser.add_argument
+    add("--output", metavar="DIR", default=argparse.SUPPRESS, help="where to write (default: eval/ beside the checkpoint)")
+    add("--workers", type=number(int, 0), default=2, metavar="N", help="loading processes; 0: the main one loads")
+    add("--skip-bad", action="store_true", help="leave out what cannot be read, and say what, instead of stopping")
     return parser
 
 

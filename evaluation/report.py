@@ -13,7 +13,8 @@ PROTOCOL = ("PASCAL VOC: IoU >= 0.5, difficult objects neither hit nor miss; mAP
 COLUMNS = (("pictures", "pictures", "d"), ("objects", "objects", "d"), ("difficult", "difficult", "d"),
            ("detections", "detections", "d"), ("precision", "P", ".3f"), ("recall", "R", ".3f"), ("f1", "F1", ".3f"),
            ("threshold", "threshold", ".3f"), ("ap50", "AP50", ".4f"), ("ap50_voc07", "AP50-07", ".4f"),
-           ("ap50_95", "AP50-95", ".4f"))
+           ("ap50_95", "AP50-95", ".4f"), *((name, name, ".3f") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")))
+RATES = ("precision", "recall", "f1", "threshold")
 
 
 def mean_of_known(values: list) -> float | None:
@@ -38,55 +39,66 @@ def evaluate(detections: dict, ground_truth: dict, classes: list[str]) -> dict:
     """
     partners = find_partners(detections, ground_truth, len(classes))
     curves = [class_curves(partners, len(classes), threshold) for threshold in IOU_THRESHOLDS]
-    per_class = {}
-    for label, name in enumerate(classes):
-        own, difficult = partners.gt_labels == label, partners.gt_difficult
-        counts = {"pictures": len(np.unique(partners.gt_pictures[own])), "objects": int((own & ~difficult).sum()),
-                  "difficult": int((own & difficult).sum()), "detections": int((partners.labels == label).sum())}
-        per_class[name] = counts | class_rates([at_threshold[label] for at_threshold in curves])
-    counts = {"pictures": len(ground_truth)} | {
-        key: sum(row[key] for row in per_class.values()) for key in ("objects", "difficult", "detections")}
-    known = [curve for curve in curves[0] if curve is not None]
-    working_point = best_threshold(known) if known else dict.fromkeys(("precision", "recall", "f1", "threshold"))
+    points = working_points(partners, curves[0], len(ground_truth), classes)
+    per_class = {name: points["per_class"][name] | class_aps([at_threshold[label] for at_threshold in curves])
+                 for label, name in enumerate(classes)}
     ap = {key: {name: row[key] for name, row in per_class.items()} for key in ("ap50", "ap50_voc07", "ap50_95")}
     mean_ap = {key: mean_of_known(list(values.values())) for key, values in ap.items()}
     return {
         "protocol": PROTOCOL, "mAP": mean_ap["ap50"], "mAP_50_95": mean_ap["ap50_95"], "ap": ap["ap50"],
         "voc07": {"mAP": mean_ap["ap50_voc07"], "ap": ap["ap50_voc07"]},
         "area": {"mAP": mean_ap["ap50"], "ap": dict(ap["ap50"])},
-        "score_threshold": working_point["threshold"],
-        "all": counts | working_point | mean_ap, "per_class": per_class,
+        "score_threshold": points["all"]["threshold"], "all": points["all"] | mean_ap, "per_class": per_class,
     }
 
 
-def class_rates(curves: list) -> dict:
-    """The rates of one class from its curves at IOU_THRESHOLDS, all None where it has no curve."""
+def working_points(partners, curves: list, num_pictures: int, classes: list[str]) -> dict:
+    """Counts, and where F1 is best: {"all": row, "per_class": {class: row}}, the rows as `evaluate` has them, without APs.
+
+    partners, curves   of find_partners, and of class_curves at the IoU that counts as a hit
+    """
+    per_class = {}
+    for label, (name, curve) in enumerate(zip(classes, curves, strict=True)):
+        own, difficult = partners.gt_labels == label, partners.gt_difficult
+        counts = {"pictures": len(np.unique(partners.gt_pictures[own])), "objects": int((own & ~difficult).sum()),
+                  "difficult": int((own & difficult).sum()), "detections": int((partners.labels == label).sum())}
+        per_class[name] = counts | (best_threshold([curve]) if curve else dict.fromkeys(RATES))
+    counts = {"pictures": num_pictures} | {
+        key: sum(row[key] for row in per_class.values()) for key in ("objects", "difficult", "detections")}
+    known = [curve for curve in curves if curve is not None]
+    return {"all": counts | (best_threshold(known) if known else dict.fromkeys(RATES)), "per_class": per_class}
+
+
+def class_aps(curves: list) -> dict:
+    """The APs of one class from its curves at IOU_THRESHOLDS, all None where it has no curve."""
     if curves[0] is None:
-        return dict.fromkeys(("precision", "recall", "f1", "threshold", "ap50", "ap50_voc07", "ap50_95"))
+        return dict.fromkeys(("ap50", "ap50_voc07", "ap50_95"))
     areas = [area_ap(curve.precision, curve.recall) for curve in curves]
-    return best_threshold(curves[:1]) | {
-        "ap50": areas[0], "ap50_voc07": eleven_point_ap(curves[0].precision, curves[0].recall),
-        "ap50_95": float(np.mean(areas))}
+    return {"ap50": areas[0], "ap50_voc07": eleven_point_ap(curves[0].precision, curves[0].recall),
+            "ap50_95": float(np.mean(areas))}
 
 
 def format_table(metrics: dict) -> str:
-    """The metrics as a table for the terminal: row "all" first, then each class; "-" where there is no number."""
-    lines = [["class", *(heading for _, heading, _ in COLUMNS)]]
+    """The metrics of any protocol as a table for the terminal: row "all" first, then each class; "-" where there is no number."""
+    columns = [column for column in COLUMNS if column[0] in metrics["all"]]
+    lines = [["class", *(heading for _, heading, _ in columns)]]
     for name, row in [("all", metrics["all"]), *metrics["per_class"].items()]:
-        lines.append([name, *("-" if row[key] is None else format(row[key], form) for key, _, form in COLUMNS)])
+        lines.append([name, *("-" if row[key] is None else format(row[key], form) for key, _, form in columns)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+    twelve = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in metrics.get("coco", {}).items())
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]),
-                      "P, R, F1 at the score threshold of best F1 (row all: one threshold for all classes). AP50: area "
-                      "protocol, AP50-07: 11-point."])
+                      "P, R, F1 at IoU 0.5 and the score threshold of best F1 (row all: one threshold for all classes).",
+                      metrics["protocol"], *[twelve] * bool(twelve)])
 
 
-def coco_results(detections: dict, classes: list[str]) -> list[dict]:
+def coco_results(detections: dict, category_ids: list, image_ids: dict) -> list[dict]:
     """Detections as COCO results: [{"image_id", "category_id", "bbox" [x, y, w, h], "score"}], ready for JSON.
 
-    category_id is the index of the class + 1, as in a COCO file that lists `classes` in their order with ids from 1.
+    category_ids   that of each label; detections of a label whose id is None are left out
+    image_ids      {image_id of the detections: that of the results}
     Pictures and detections stay in the order given. Raises ValueError for a box or score that is not finite, or a label
-    outside the classes.
+    outside the categories.
     """
     results = []
     for image_id, found in detections.items():
@@ -96,8 +108,9 @@ def coco_results(detections: dict, classes: list[str]) -> list[dict]:
             raise ValueError(f"detections of picture {image_id!r}: box and score "
                              f"{rows[~rows.isfinite().all(1)][0].tolist()}, must be finite numbers")
         for label, (*box_xywh, score) in zip(found["labels"].tolist(), rows.tolist(), strict=True):
-            if not 0 <= label < len(classes):
+            if not 0 <= label < len(category_ids):
                 raise ValueError(f"detections of picture {image_id!r}: label {label}, "
-                                 f"must lie in 0..{len(classes) - 1}")
-            results.append({"image_id": image_id, "category_id": label + 1, "bbox": box_xywh, "score": score})
+                                 f"must lie in 0..{len(category_ids) - 1}")
+            if category_ids[label] is not None:
+                results.append({"image_id": image_ids[image_id], "category_id": category_ids[label], "bbox": box_xywh, "score": score})
     return results

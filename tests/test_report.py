@@ -95,16 +95,16 @@ def test_the_table_has_all_first_and_its_columns_aligned():
 
 
 def test_coco_results_by_hand():
-    results = coco_results({"a": found((1, 2, 5, 9, 1, 0.5)), "b": found()}, CLASSES)
+    results = coco_results({"a": found((1, 2, 5, 9, 1, 0.5)), "b": found()}, [1, 2], {"a": "a", "b": "b"})
     assert results == [{"image_id": "a", "category_id": 2, "bbox": [1, 2, 4, 7], "score": 0.5}]
     json.dumps(results, allow_nan=False)
 
 
 def test_coco_results_refuse_what_json_cannot_hold():
     with pytest.raises(ValueError, match="picture 'a': box and score"):
-        coco_results({"a": found((0, 0, 1, 1, 0, float("nan")))}, CLASSES)
+        coco_results({"a": found((0, 0, 1, 1, 0, float("nan")))}, [1, 2], {"a": "a"})
     with pytest.raises(ValueError, match="picture 'a': label 2, must lie in 0..1"):
-        coco_results({"a": found((0, 0, 1, 1, 2, 0.5))}, CLASSES)
+        coco_results({"a": found((0, 0, 1, 1, 2, 0.5))}, [1, 2], {"a": "a"})
 
 
 def scattered_case(seed, pictures=40, num_classes=3):
@@ -142,7 +142,7 @@ def test_area_ap_agrees_with_coco_up_to_its_101_recall_points():
         truth.dataset = {"images": [{"id": image_id} for image_id in ground_truth], "annotations": annotations,
                          "categories": [{"id": label + 1, "name": name} for label, name in enumerate(names)]}
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(coco_results(detections, names)), "bbox")
+        judge = COCOeval(truth, truth.loadRes(coco_results(detections, [1, 2, 3], {id: id for id in detections})), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

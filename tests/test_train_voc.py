@@ -16,10 +16,13 @@ import yaml
 from colour_network import BAD_CHECKPOINTS, bad_checkpoint, refusal
 from conftest import make_voc
 from PIL import Image
+from reference_fcos import CASES, random_weights
 
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
+from tools import convert_weights
+from training import build_network, notes_on
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --min-size 64 --max-size 96 --weights none "
@@ -160,9 +163,10 @@ def test_two_processes_of_torchrun_train_as_one(tmp_path, voc_folder):
 def test_weights_of_another_run_bring_the_class_rows_of_the_same_name(unbroken, tmp_path, voc_maker):
     _, run, _ = unbroken
     folder = voc_maker(tmp_path / "other", classes=("cube", "disc"), seed=1)
-    new = train(folder, tmp_path / "run", "--weights", run / "best.pth", "--max-steps", 1, "--lr", 0)
+    new = train(folder, tmp_path / "run", "--weights", run / "best.pth", "--max-steps", 1, "--lr", 0, "--channels", 64)
     log = (tmp_path / "run" / "log.txt").read_text()
     assert f"weights of {run / 'best.pth'}; class rows taken over: disc; new: cube" in log
+    assert f"the weights of {run / 'best.pth'} decide, not the flags or their defaults: fpn_channels 32" in log
     old = load_checkpoint(run / "best.pth")["model"]
     assert new["classes"] == ["cube", "disc"]
     rows_now, rows_then = new["training"]["model"]["head.cls_logits.weight"], old["head.cls_logits.weight"]
@@ -188,20 +192,35 @@ def test_imagenet_weights_that_cannot_be_had_end_the_run_if_asked_for_and_are_to
     assert load_checkpoint(tmp_path / "b" / "last.pth")["config"]["backbone_freeze"] == "none"
 
 
-def test_coco_weights_need_their_own_network_and_end_the_run_where_they_cannot_be_had(no_network, tmp_path, voc_folder, capsys):
-    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco")
-    assert ("--weights coco: needs --backbone resnet50 --channels 256 --levels 5, "
-            "not --backbone regnet_x_400mf --channels 32 --levels 3") in line
-    line = refused(capsys, voc_folder, tmp_path / "run", "--weights", "coco", "--backbone", "resnet50", "--channels", 256, "--levels", 5)
+def test_coco_weights_that_cannot_be_had_end_the_run(no_network, tmp_path, voc_folder, capsys):
+    line = refusal(train_voc.main, words(voc_folder, tmp_path / "run", "--weights", "coco"), capsys)
     assert "--weights coco: the FCOS of torchvision could not be downloaded" in line
 
 
-def test_coco_weights_start_a_run(tmp_path, voc_folder, monkeypatch):
+def test_coco_weights_are_a_whole_detector_that_decides_what_its_weights_mean(monkeypatch):
     theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda weights, **options: theirs)
-    flags, _ = train_voc.parse_flags("--weights coco --backbone resnet50 --channels 256 --levels 5 --head-convs 1".split())
-    network, config, _ = train_voc.build_network(flags, ["disc"], None)
-    assert torch.equal(network.fpn.extra[1].weight, theirs["backbone.fpn.extra_blocks.p7.weight"]) and config["backbone_freeze"] == "early"
+    flags, _ = train_voc.parse_flags("--weights coco --box-loss iou --center-radius 2".split())
+    network, config, told = build_network(flags, ["nail", "dog"], None)
+    assert (config["backbone"], config["fpn_channels"], config["distance"], config["location_offset"]) == ("resnet50", 256, "relu", 0.0)
+    assert (config["box_loss"], config["center_sampling_radius"], config["backbone_freeze"], config["num_classes"]) == ("iou", 2.0, "early", 2)
+    state = network.state_dict()
+    assert torch.equal(state["head.ltrb.weight"], theirs["head.regression_head.bbox_reg.weight"])
+    rows = theirs["head.classification_head.cls_logits.weight"]
+    assert torch.equal(state["head.cls_logits.weight"][1], rows[18]) and not any(torch.equal(state["head.cls_logits.weight"][0], row) for row in rows)
+    assert told[0] == "weights of coco; class rows taken over: dog; new: nail"
+    assert told[1].startswith("the weights of coco decide, not the flags or their defaults: backbone resnet50, ") and "fpn_channels 256, " in told[1]
+
+
+def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_folder, capsys):
+    weights = random_weights(next(case for case in CASES if case.family == "fcos"), channels=32)
+    torch.save({"model": weights}, tmp_path / "fcos.pth")
+    line = refusal(train_voc.main, words(voc_folder, tmp_path / "run", "--weights", tmp_path / "fcos.pth"), capsys)
+    assert "fcos.pth: the variant of fcos is not named" in line and "tools/convert_weights.py" in line
+    convert_weights.main([str(tmp_path / "fcos.pth"), str(tmp_path / "ours.pth"), "--variant", "plain"])
+    end = train(voc_folder, tmp_path / "run", "--weights", tmp_path / "ours.pth", "--max-steps", 1)
+    assert (end["config"]["pixel_order"], end["config"]["stride_in_1x1"], end["config"]["num_classes"]) == ("bgr", True, 2)
+    assert "class rows taken over: none; new: disc, slab" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("freeze, norms_move, stem_moves, rest_moves", [
@@ -356,7 +375,6 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(unbroken, tmp_path, voc_
     assert f"--channels is 64, but {last} was trained with 32" in refusal(train_voc.main, ["--resume", last, "--channels", 64], capsys)
     assert f"--ema is 0.0, but {last} was trained with 0.998" in refusal(train_voc.main, ["--resume", last, "--ema", 0], capsys)
     assert "goes on in its own folder" in refusal(train_voc.main, ["--resume", last, "--output", tmp_path / "x"], capsys)
-    assert f"--weights {last}: pre-trained weights: head.cls_logits.weight" in refused(capsys, other, tmp_path / "x", "--weights", last, "--channels", 64)
     assert f"{run}: holds a run already" in refusal(train_voc.main, words(other, run), capsys)
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
@@ -396,7 +414,7 @@ def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_mak
 def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
     val = voc_folder / "ImageSets" / "Main" / "val.txt"
     val.write_text(val.read_text() * 2)
-    notes = train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0])[2]
+    notes = notes_on(*train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0]))
     assert notes == [f"{val}: 3 ids are listed more than once and count once"]
 
 

@@ -1,0 +1,79 @@
+"""What every evaluating command does once its flags are read: data, network and loader assembled, measured, and written down."""
+import argparse
+import json
+import time
+from pathlib import Path
+
+from engine.flags import chosen_checkpoint, input_sizes
+
+PICTURES_DRAWN = 8
+
+
+def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data, evaluate) -> dict:
+    """Measures as the flags say, writes, and returns the metrics. What differs between the commands is handed over:
+
+    checkpoints   the folder of the run folders, where --checkpoint names none
+    open_data     (flags, classes) -> (data set like dataset.voc.VOCDataset, {name: plain value} for metrics.json to say which)
+    evaluate      (detections, ground truth, classes) -> metrics, as evaluation.report.evaluate
+    """
+    from dataset.loader import eval_loader
+    from engine.distributed import select_device
+    from engine.predict import predict
+    from evaluation.report import coco_results, format_table
+    from model import load_model
+
+    device = select_device(flags.device)
+    path, checkpoint = chosen_checkpoint(flags, checkpoints)
+    sizes = input_sizes(flags, checkpoint)
+    dataset, which = open_data(flags, checkpoint["classes"])
+    for note in [*dataset.notes, *dataset.skipped]:
+        print(f"note: {note}")
+    told = ", ".join(f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in which.items())
+    print(f"{path} on {told}: {len(dataset)} pictures, on {device}")
+
+    started = time.perf_counter()
+    loader = eval_loader(dataset, **sizes, overlap=flags.overlap, batch_size=flags.batch_size, workers=flags.workers,
+                         pin_memory=device.type == "cuda")
+    network = load_model(checkpoint["config"], checkpoint["model"], device)
+    detections = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold,
+                         max_detections=network.config.max_detections)
+    seconds = (time.perf_counter() - started) / len(dataset)
+    truth = dataset.truth()
+    metrics = evaluate(detections, truth, dataset.classes) | {
+        "checkpoint": str(path), **which, "input": sizes, "device": str(device),
+        "seconds_per_picture": round(seconds, 4), "skipped": len(dataset.skipped),
+    }
+    print(format_table(metrics))
+
+    output = Path(flags.output) if "output" in flags else path.parent / "eval"
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    (output / "detections.json").write_text(json.dumps(coco_results(detections, dataset.category_ids, dataset.image_ids)), encoding="utf-8")
+    plot(detections, truth, dataset, metrics["score_threshold"], output)
+    print(f"{seconds:.3f} s a picture; metrics.json, detections.json, plots and pictures are in {output}")
+    return metrics
+
+
+def plot(detections, ground_truth, dataset, score_threshold, output):
+    """The two plots, and drawn pictures evenly spread over the data set, with the detections of `score_threshold` or
+    more; None, where nothing was hit at any, is 0.3.
+    """
+    from dataset.pictures import read_picture
+    from evaluation.plots import plot_confusion_matrix, plot_precision_recall
+    from util.draw import draw_detections
+
+    classes = dataset.classes
+    plot_precision_recall(detections, ground_truth, classes, output / "precision_recall.png")
+    plot_confusion_matrix(detections, ground_truth, classes, output / "confusion_matrix.png", score_threshold)
+    (output / "pictures").mkdir(exist_ok=True)
+    for old in (output / "pictures").glob("*.jpg"):
+        old.unlink()
+    for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN)):
+        truth, found = dataset.target(index), detections[dataset.ids[index]]
+        sure = found["scores"] >= (0.3 if score_threshold is None else score_threshold)
+        names = [classes[label] for label in truth["labels"]]
+        picture = draw_detections(read_picture(dataset.pictures[index]), truth["boxes"], names, classes=classes,
+                                  dashed=True, plates=False)
+        picture = draw_detections(picture, found["boxes"][sure], [classes[label] for label in found["labels"][sure]],
+                                  found["scores"][sure], classes)
+        picture.save(output / "pictures" / f"{dataset.ids[index].replace('/', '_')}.jpg", quality=92)

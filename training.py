@@ -1,0 +1,149 @@
+"""What every training command does once its flags are read: data, network, loader and options assembled, and the loop run."""
+import argparse
+import time
+from pathlib import Path
+
+from engine.log import RunLog, next_run_folder
+
+
+def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
+    """That of the resumed run, or --output, or the next checkpoints/name-N. Raises ValueError where a run is already."""
+    folder = resumed["file"].parent if resumed else Path(flags.output) if flags.output else next_run_folder(checkpoints, name)
+    for name in () if resumed else ("last.pth", "best.pth"):
+        if (folder / name).exists():
+            raise ValueError(f"--output {folder}: holds a run already ({name}); name another folder, or --resume {folder / 'last.pth'}")
+    return folder
+
+
+def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_data, evaluate) -> None:
+    """The whole run. What differs between the commands is handed over:
+
+    folder      from run_folder: the same in all processes, which are together only once the process group is started
+    open_data   flags -> (training set, evaluation set or None), data sets like dataset.voc.VOCDataset
+    evaluate    (detections, ground truth, classes) -> metrics, as evaluation.report.evaluate
+    """
+    import torch
+
+    from dataset.augment import Augment
+    from dataset.loader import TrainLoader
+    from engine.distributed import rank, select_device, start_process_group, world_size
+    from engine.fit import FitOptions, fit
+
+    torch.manual_seed(flags.seed)
+    device = select_device(flags.device)
+    start_process_group(device)
+    if flags.batch_size % world_size():
+        raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
+    train_set, val_set = open_data(flags)
+    network, config, told = build_network(flags, train_set.classes, resumed)
+    run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
+    run.config({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")})
+    for sentence in (*notes_on(train_set, val_set), *told):
+        run.say(f"note: {sentence}")
+
+    augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
+                      zoom=tuple(flags.zoom), crop=flags.crop, mosaic=flags.mosaic)
+    loader = TrainLoader(train_set, augment, flags.batch_size // world_size(), flags.min_size, flags.max_size, seed=flags.seed,
+                         workers=flags.workers, rank=rank(), world_size=world_size(), pin_memory=device.type == "cuda")
+    options = FitOptions(
+        epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
+        warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
+        clip_norm=flags.clip, ema_decay=flags.ema, amp=amp_dtype(flags.amp, device), evaluate_every=flags.eval_every,
+        max_steps=flags.max_steps)
+    checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
+                  "input": {"min_size": max(flags.min_size), "max_size": flags.max_size, "tile": flags.tile}}
+    counts = train_set.class_counts()
+    run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
+            + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
+            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(flags.min_size)} px"))
+    run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
+            f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
+    save_sample(loader, train_set.classes, folder, run)
+
+    started = time.perf_counter()
+    judge = make_judge(val_set, evaluate, flags, device, options.amp) if val_set else None
+    try:
+        best = fit(network, loader, judge, run, options, device, checkpoint, resumed)
+    except KeyboardInterrupt:
+        run.say(f"interrupted; --resume {folder / 'last.pth'} goes on")
+        raise
+    run.say(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; best.pth and last.pth are in {folder}")
+    if run.active:
+        from evaluation.plots import plot_training
+        from evaluation.report import format_table
+        if best:
+            run.say(format_table(best))
+        plot_training(folder / "metrics.csv", folder / "training.png")
+
+
+def notes_on(train_set, val_set) -> list[str]:
+    """Sentences on what was left out or looks odd."""
+    notes = [*dict.fromkeys(note for part in (train_set, val_set) if part for note in (*part.notes, *part.skipped))]
+    if val_set and (shared := {*train_set.pictures} & {*val_set.pictures}):
+        notes.append(f"{len(shared)} of the {len(val_set)} pictures to evaluate on are trained on too; the measure flatters")
+    return notes
+
+
+def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None):
+    """(network, its config as a plain dict, sentences on its weights), with the weights that --weights asks for."""
+    from engine.pretrained import starting_weights
+    from model import build_model
+    from model.backbone import pixel_statistics
+    from model.config import FCOSConfig
+    from model.foreign_weights import MEANING, convert, load_weights
+    if resumed:
+        if resumed["classes"] != classes:
+            raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
+        return build_model(resumed["config"]), resumed["config"], []
+    weights, told = starting_weights(flags.weights, flags.backbone, convert)
+    asked = config = FCOSConfig(
+        num_classes=len(classes), model=flags.model, backbone=flags.backbone,
+        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none",
+        fpn_channels=flags.channels, levels=flags.levels, head_convs=flags.head_convs, head_norm=flags.head_norm,
+        quality=flags.quality, box_loss=flags.box_loss, center_sampling_radius=flags.center_radius,
+        **pixel_statistics(flags.backbone)).asdict()
+    if "config" in weights:                     # a detector: what its weights mean is its own matter, how to train on that of the flags
+        theirs = FCOSConfig.from_dict(weights["config"]).asdict()
+        config = {**asked, **{field: theirs[field] for field in MEANING}}
+    network = build_model(config)
+    their_classes = weights.get("classes", [])
+    shared = [name for name in classes if name in their_classes]
+    if weights:
+        try:
+            load_weights(network, weights["kind"], weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
+        except ValueError as error:
+            raise ValueError(f"--weights {flags.weights}: {error}") from None
+    if their_classes:
+        told.append(f"weights of {flags.weights}; class rows taken over: {', '.join(shared) or 'none'}; new: "
+                    f"{', '.join(name for name in classes if name not in shared) or 'none'}")
+    if decided := [f"{field} {config[field]}" for field in config if config[field] != asked[field]]:
+        told.append(f"the weights of {flags.weights} decide, not the flags or their defaults: {', '.join(decided)}")
+    return network, config, told
+
+
+def make_judge(val_set, evaluate, flags: argparse.Namespace, device, amp):
+    """network -> metrics on the evaluation set, in original pixels."""
+    from dataset.loader import eval_loader
+    from engine.predict import predict
+    loader = eval_loader(val_set, max(flags.min_size), flags.max_size, tile=flags.tile, batch_size=flags.batch_size, workers=flags.workers,
+                         pin_memory=device.type == "cuda")
+    return lambda network: evaluate(predict(network, loader, device, amp, progress=False), val_set.truth(), val_set.classes)
+
+
+def amp_dtype(choice: str, device):
+    """The autocast type, None for float32. bf16 needs no scaler; CUDA before Ampere has only fp16."""
+    import torch
+    if choice == "auto":
+        choice = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+
+
+def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
+    """train_batch.jpg: the first batch as the network sees it, with its boxes."""
+    if not run.active:
+        return
+    from util.draw import draw_detections, grid
+    batch, _ = next(iter(loader.batches(0)))
+    pictures = [draw_detections(image, boxes[labels >= 0], [classes[label] for label in labels[labels >= 0]], classes=classes)
+                for image, boxes, labels in zip(batch["images"], batch["boxes"], batch["labels"], strict=True)]
+    grid(pictures[:12], columns=4).save(folder / "train_batch.jpg", quality=88)
