@@ -73,6 +73,20 @@ def number(kind, low, high=float("inf"), step=None):
     return read
 
 
+def size_or_range(text):
+    """A `type` for argparse: "640" -> 640; "640-800", the two and all between, stays a text for `every_size`."""
+    low, dash, high = text.partition("-")
+    if int(low) < 1 or dash and int(high) < int(low):
+        raise argparse.ArgumentTypeError(f"is {text}, must be a size of 1 px or more, or a range LOW-HIGH of them")
+    return text if dash else int(text)
+
+
+def every_size(sizes):
+    """[640, "700-702"] -> [640, 700, 701, 702]"""
+    ends = [[int(end) for end in str(size).split("-")] for size in sizes]
+    return [size for low, *high in ends for size in range(low, max([low, *high]) + 1)]
+
+
 def add_training_flags(parser, data, runs):
     """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
 
@@ -101,7 +115,8 @@ def add_training_flags(parser, data, runs):
     add("--center-radius", type=number(float, 0.5), default=1.5, metavar="X", help="centre sampling radius in strides; inf turns it off")
 
     add = parser.add_argument_group("what the network sees").add_argument
-    add("--min-size", type=count, nargs="+", default=[480], metavar="PX", help="shorter side; several: one is drawn for each batch")
+    add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
+        help="shorter side; several, or a range like 640-800: one is drawn for each batch")
     add("--max-size", type=count, default=800, metavar="PX", help="longest side")
     add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
