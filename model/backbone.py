@@ -7,6 +7,7 @@ to stride 4, whose general features a detector with pre-trained weights need not
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 TENSORFLOW_PIXELS = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
@@ -153,10 +154,12 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str, freeze: str) -> nn.Module:
-    """A backbone with random weights. Raises ValueError for a name that is not known.
+def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None) -> nn.Module:
+    """A backbone with random weights. Raises ValueError for a name that is not known, and for one without bottlenecks.
 
-    freeze   what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4)
+    freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4)
+    stride_in_1x1  bottlenecks shrink the map in their first convolution, as Caffe's ResNets do
+    norm_eps       of all batch norms; None: their own
     """
     if name.startswith("timm:"):
         body = TimmBody(name.removeprefix("timm:"))
@@ -166,6 +169,12 @@ def build_backbone(name: str, freeze: str) -> nn.Module:
         raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
     if freeze not in ("none", "norm", "early"):
         raise ValueError(f"backbone_freeze is {freeze!r}, not one of none, norm, early")
+    if stride_in_1x1:
+        _move_strides(name, body)
+    if norm_eps is not None:
+        for module in body.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eps = norm_eps
     if freeze != "none":
         _freeze_norms(body)
     if freeze == "early":
@@ -177,6 +186,14 @@ def build_backbone(name: str, freeze: str) -> nn.Module:
 def pixel_statistics(backbone: str) -> dict:
     """The config fields pixel_mean and pixel_std that the published weights of a backbone expect."""
     return TENSORFLOW_PIXELS if backbone == "efficientnet_lite0" else IMAGENET_PIXELS
+
+
+def _move_strides(name: str, body: nn.Module) -> None:
+    bottlenecks = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not bottlenecks:
+        raise ValueError(f"stride_in_1x1 is True, but the backbone {name} has no bottlenecks with a 1x1 convolution; resnet50 and resnet101 have")
+    for block in bottlenecks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _freeze_norms(module: nn.Module) -> None:

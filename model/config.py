@@ -2,40 +2,99 @@
 from dataclasses import asdict, dataclass, fields
 
 INF = float("inf")
-CHOICES = {"levels": (3, 4, 5), "head_norm": ("gn", "none"), "quality": ("centerness", "iou"), "box_loss": ("giou", "iou"),
-           "backbone_freeze": ("none", "norm", "early")}
+CHOICES = {
+    "levels": (3, 4, 5), "backbone_freeze": ("none", "norm", "early"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
+    "p6_from": ("p5", "c5"), "head_norm": ("gn", "bn", "none"), "tower_bias": (False, True), "shared_tower": (False, True),
+    "distance": ("exp", "relu"), "distance_unit": ("stride", "pixel"), "scale_distances": (True, False),
+    "quality": ("centerness", "iou", "none"), "quality_tower": ("box", "cls"),
+    "location_offset": (0.5, 0.0), "strides_from_grid": (False, True), "assignment": ("ranges", "atss"), "range_ends": ("closed", "open"),
+    "box_loss": ("giou", "iou", "linear_iou", "diou"), "box_weighting": ("centerness", "none"),
+    "threshold_on": ("cls", "score"), "rank_by": ("score", "cls"), "score_rule": ("sqrt", "product"),
+    "candidates": ("pairs", "argmax"), "top_k_scope": ("level", "picture")}
+
+# What the known FCOS have in common with nobody else. Pixels, and how the ResNet was made, are a matter of the weights it starts from.
+PRESETS = {
+    "fcos": {               # the paper's, without its later improvements
+        "backbone": "resnet50", "tower_bias": True, "head_norm_groups": 32, "distance_unit": "pixel", "quality_tower": "cls",
+        "center_sampling_radius": INF, "box_loss": "iou"},
+    "fcos_improved": {},    # centre sampling, GIoU, distances in strides, centerness beside the box: the defaults
+    "torchvision": {        # fcos_resnet50_fpn
+        "backbone": "resnet50", "tower_bias": True, "head_norm_groups": 32, "distance": "relu", "scale_distances": False,
+        "location_offset": 0.0, "strides_from_grid": True, "range_ends": "open", "box_weighting": "none",
+        "threshold_on": "score", "score_threshold": 0.2},
+    "keras_fcos": {
+        "backbone": "resnet50", "p6_from": "c5", "head_norm": "none", "distance_unit": "pixel", "scale_distances": False,
+        "quality_tower": "cls", "center_sampling_radius": INF, "box_loss": "iou", "nms_iou_threshold": 0.5, "max_detections": 300},
+    "regnet_small": {"backbone": "regnet_x_400mf", "fpn_channels": 64, "levels": 3},
+}
 
 
 @dataclass(frozen=True)
 class FCOSConfig:
-    """The shape of an FCOS. `asdict()` of it is plain types only, `from_dict` takes it back.
+    """The shape of an FCOS. `asdict()` of it is plain types only, `from_dict` takes it back. CHOICES lists what a word can be.
 
+    pixel_order       the colours as the backbone wants them; pixel_mean and pixel_std (0..255) are in this order too
+    stride_in_1x1     a ResNet's bottlenecks shrink the map in their first convolution (Caffe's), not in the 3x3 (torchvision's)
+    norm_eps          of the backbone's batch norms; None = its own
     levels            the pyramid: 5 = P3..P7 (strides 8..128), 3 = P3..P5 (strides 8..32)
-    regression_ranges the longest ltrb distance, input pixels, that each level answers for (both ends included)
+    head_norm         "bn" is one batch norm for each level; head_norm_groups 0 = as many as the channels allow, at most 32
+    tower_bias        convolutions before a norm have a bias, which the norm could do without
+    distance          exp(x) or relu(x) of what a location predicts, in units of distance_unit, after a learned factor for each
+                      level where scale_distances
+    quality           what the third branch predicts: "centerness" (paper, section 3.2), "iou" with the object, or "none": the
+                      score is the class score; quality_tower is the one that it grows from
+    location_offset   of a location in its cell, in strides
+    strides_from_grid locations are (padded size // grid size) apart, as torchvision's; everything else goes by the stride
+    assignment        "ranges" of distances with centre sampling, or "atss" (model.atss), which needs none of the next three
+    regression_ranges the longest ltrb distance, input pixels, that each level answers for; range_ends: are they included
     center_sampling_radius  in strides; inf = every location inside the box
-    score_threshold   on the class score, before it is multiplied with the quality
-    quality           what the third branch predicts: "centerness" (paper, section 3.2) or "iou" with the object
+    box_weighting     of a positive in the box loss: its "centerness", or "none"
+    score_threshold   on the class score ("cls"), before it is multiplied with the quality, or on the "score" (threshold_on)
+    rank_by           what the best pre_nms_top_k of a level, or of the picture (top_k_scope), are chosen by
+    score_rule        sqrt(class score * quality) or their product
+    candidates        pairs (location, class), or the best class of each location only ("argmax")
     """
 
     num_classes: int
     model: str = "fcos"
     backbone: str = "resnet18"
-    backbone_freeze: str = "none"               # none | norm | early
-    fpn_channels: int = 256
-    levels: int = 5
-    head_convs: int = 4
-    head_norm: str = "gn"                       # gn | none
-    quality: str = "centerness"
-    center_sampling_radius: float = 1.5
-    box_loss: str = "giou"                      # giou | iou
-    regression_ranges: tuple = ()               # () = the paper's: 0-64-128-256-512-inf
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    backbone_freeze: str = "none"
+    stride_in_1x1: bool = False
+    norm_eps: float | None = None
+    pixel_order: str = "rgb"
     pixel_mean: tuple = (123.675, 116.28, 103.53)
     pixel_std: tuple = (58.395, 57.12, 57.375)
+    fpn_channels: int = 256
+    levels: int = 5
+    p6_from: str = "p5"
+    head_convs: int = 4
+    head_norm: str = "gn"
+    head_norm_groups: int = 0
+    tower_bias: bool = False
+    shared_tower: bool = False
+    distance: str = "exp"
+    distance_unit: str = "stride"
+    scale_distances: bool = True
+    quality: str = "centerness"
+    quality_tower: str = "box"
+    location_offset: float = 0.5
+    strides_from_grid: bool = False
+    assignment: str = "ranges"
+    regression_ranges: tuple = ()               # () = the paper's: 0-64-128-256-512-inf
+    range_ends: str = "closed"
+    center_sampling_radius: float = 1.5
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    box_loss: str = "giou"
+    box_weighting: str = "centerness"
     score_threshold: float = 0.05
+    threshold_on: str = "cls"
+    score_rule: str = "sqrt"
+    candidates: str = "pairs"
+    pre_nms_top_k: int = 1000
+    rank_by: str = "score"
+    top_k_scope: str = "level"
     nms_iou_threshold: float = 0.6
-    pre_nms_top_k: int = 1000                   # per level
     max_detections: int = 100
 
     def __post_init__(self):
@@ -43,6 +102,10 @@ class FCOSConfig:
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"model config: {field} is {getattr(self, field)!r}, not one of {', '.join(map(str, choices))}")
+        if self.head_norm_groups and self.fpn_channels % self.head_norm_groups:
+            raise ValueError(f"model config: head_norm_groups is {self.head_norm_groups}, which does not divide fpn_channels {self.fpn_channels}")
+        if self.norm_eps is not None and self.norm_eps < 0:
+            raise ValueError(f"model config: norm_eps is {self.norm_eps}, not None or 0 and more")
 
     @property
     def strides(self) -> tuple:

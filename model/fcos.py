@@ -27,9 +27,9 @@ class FCOS(nn.Module):
     def __init__(self, config: FCOSConfig):
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, config.backbone_freeze)
-        self.fpn = FPN(self.backbone.channels, config.fpn_channels, config.levels)
-        self.head = FCOSHead(config.fpn_channels, config.num_classes, config.levels, config.head_convs, config.head_norm)
+        self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
+        self.fpn = FPN(self.backbone.channels, config.fpn_channels, config.levels, config.p6_from)
+        self.head = FCOSHead(config)
         self.loss = FCOSLoss(config)
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(1, 3, 1, 1), persistent=False)

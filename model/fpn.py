@@ -3,15 +3,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class FPN(nn.Module):
-    """[C3, C4, C5] -> [P3, P4, P5] or [P3 .. P7], each with `channels` channels; P6 is made from P5, P7 from relu(P6)."""
+P6_SOURCES = {"p5": lambda c5, p5: p5, "c5": lambda c5, p5: c5}
 
-    def __init__(self, in_channels: list, channels: int, levels: int):
+
+class FPN(nn.Module):
+    """[C3, C4, C5] -> [P3, P4, P5] or [P3 .. P7], each with `channels` channels; P6 is made from P5 or C5, P7 from relu(P6)."""
+
+    def __init__(self, in_channels: list, channels: int, levels: int, p6_from: str = "p5"):
         super().__init__()
+        self.p6_source = P6_SOURCES[p6_from]
+        p6_channels = self.p6_source(in_channels[-1], channels)
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        self.extra = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-                                   for _ in range(levels - len(in_channels)))
+        self.extra = nn.ModuleList(nn.Conv2d(c, channels, 3, stride=2, padding=1)
+                                   for c in (p6_channels, channels)[:levels - len(in_channels)])
         for conv in (*self.lateral, *self.output, *self.extra):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
@@ -22,6 +27,8 @@ class FPN(nn.Module):
         for lateral, output, feature in zip(self.lateral[-2::-1], self.output[-2::-1], features[-2::-1], strict=True):
             merged = lateral(feature) + F.interpolate(merged, size=feature.shape[-2:], mode="nearest")
             pyramid.insert(0, output(merged))
-        for number, conv in enumerate(self.extra):
-            pyramid.append(conv(pyramid[-1] if number == 0 else pyramid[-1].relu()))
+        source = self.p6_source(features[-1], pyramid[-1])
+        for conv in self.extra:
+            pyramid.append(conv(source))
+            source = pyramid[-1].relu()
         return pyramid

@@ -6,22 +6,36 @@ from torch import Tensor, nn
 
 MAX_EXPONENT = 7.0          # exp(7) = 1097 strides: past any picture, and far from what float32 or float16 cannot hold
 CLASS_PRIOR = 0.01          # every location starts out 99 % background (Lin et al., 1708.02002, section 3.3)
+DISTANCES = {"exp": lambda x, unit: x.clamp(max=MAX_EXPONENT + math.log(unit)).exp() / unit,
+             "relu": lambda x, unit: x.relu().clamp(max=math.exp(MAX_EXPONENT) * unit) / unit}
 
 
 class FCOSHead(nn.Module):
-    """Feature maps of L levels -> cls_logits [B, N, C], ltrb [B, N, 4] in strides (> 0), quality_logits [B, N].
+    """Feature maps of L levels -> cls_logits [B, N, C], ltrb [B, N, 4] in strides (>= 0), quality_logits [B, N].
 
-    N runs level after level, row by row. A distance is exp(scale * x) strides with one learned scale a level.
+    N runs level after level, row by row. A distance is exp(scale * x) or relu(scale * x), in strides or in input pixels,
+    with one scale a level, learned or 1. Without a quality in the config there are no quality_logits.
     """
 
-    def __init__(self, channels: int, num_classes: int, levels: int, convs: int, norm: str):
+    def __init__(self, config):
         super().__init__()
-        self.cls_tower = _tower(channels, convs, norm)
-        self.reg_tower = _tower(channels, convs, norm)
-        self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
+        channels, shared = config.fpn_channels, config.head_convs * config.shared_tower
+        self.shared_tower = Tower(shared, config)
+        self.cls_tower = Tower(config.head_convs - shared, config)
+        self.reg_tower = Tower(config.head_convs - shared, config)
+        self.cls_logits = nn.Conv2d(channels, config.num_classes, 3, padding=1)
         self.ltrb = nn.Conv2d(channels, 4, 3, padding=1)
-        self.quality = nn.Conv2d(channels, 1, 3, padding=1)
-        self.scales = nn.Parameter(torch.ones(levels))
+        self.branches = {"cls_logits": ("cls_logits", "cls"), "ltrb": ("ltrb", "box")}     # output: (convolution, tower)
+        if config.quality != "none":
+            self.quality = nn.Conv2d(channels, 1, 3, padding=1)
+            self.branches["quality_logits"] = ("quality", config.quality_tower)
+        scales = torch.ones(config.levels)
+        if config.scale_distances:
+            self.scales = nn.Parameter(scales)
+        else:
+            self.register_buffer("scales", scales, persistent=False)
+        self.distance = DISTANCES[config.distance]
+        self.units = config.strides if config.distance_unit == "pixel" else (1,) * config.levels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -30,24 +44,36 @@ class FCOSHead(nn.Module):
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
 
     def forward(self, pyramid: list[Tensor]) -> dict[str, Tensor]:
-        cls_logits, ltrb, quality = [], [], []
-        for feature, scale in zip(pyramid, self.scales.unbind(), strict=True):
-            regression = self.reg_tower(feature)
-            cls_logits.append(_flat(self.cls_logits(self.cls_tower(feature))))
-            ltrb.append(torch.exp((scale * _flat(self.ltrb(regression)).float()).clamp(max=MAX_EXPONENT)))
-            quality.append(_flat(self.quality(regression)))
-        return {"cls_logits": torch.cat(cls_logits, 1), "ltrb": torch.cat(ltrb, 1),
-                "quality_logits": torch.cat(quality, 1).squeeze(-1)}
+        outputs = {name: [] for name in self.branches}
+        for level, (feature, scale, unit) in enumerate(zip(pyramid, self.scales.unbind(), self.units, strict=True)):
+            shared = self.shared_tower(feature, level)
+            towers = {"cls": self.cls_tower(shared, level), "box": self.reg_tower(shared, level)}
+            for name, (conv, tower) in self.branches.items():
+                outputs[name].append(_flat(getattr(self, conv)(towers[tower])))
+            outputs["ltrb"][level] = self.distance(scale * outputs["ltrb"][level].float(), unit)
+        joined = {name: torch.cat(levels, 1) for name, levels in outputs.items()}
+        return joined | {name: joined[name].squeeze(-1) for name in joined.keys() & {"quality_logits"}}
 
 
-def _tower(channels: int, convs: int, norm: str) -> nn.Sequential:
-    layers = []
-    for _ in range(convs):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none"))
-        if norm == "gn":
-            layers.append(nn.GroupNorm(min(32, channels // 4), channels))
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
+class Tower(nn.ModuleList):
+    """Rounds of convolution, norm and ReLU over the map of one level. What differs from level to level are the batch norms
+    alone: so do the numbers that go through them, and one running average would fit no level."""
+
+    def __init__(self, convs: int, config):
+        super().__init__()
+        channels, groups = config.fpn_channels, config.head_norm_groups or min(32, config.fpn_channels // 4)
+        norms = {"gn": lambda: [nn.GroupNorm(groups, channels)], "none": lambda: [],
+                 "bn": lambda: [nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(config.levels))]}
+        for _ in range(convs):
+            self.append(nn.Conv2d(channels, channels, 3, padding=1, bias=config.tower_bias or config.head_norm == "none"))
+            self.extend([*norms[config.head_norm](), nn.ReLU()])
+        self.paths = [[f"{i}.{level}" if isinstance(layer, nn.ModuleList) else f"{i}" for i, layer in enumerate(self)]
+                      for level in range(config.levels)]
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        for path in self.paths[level]:
+            x = self.get_submodule(path)(x)
+        return x
 
 
 def _flat(x: Tensor) -> Tensor:

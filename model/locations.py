@@ -18,8 +18,7 @@ def pyramid_locations(sizes: tuple, strides: tuple, device=None) -> tuple[Tensor
     returns  locations [N, 2] (x, y) input pixels and strides [N], level after level
     """
     locations = [level_locations(h, w, stride, device) for (h, w), stride in zip(sizes, strides, strict=True)]
-    per_location = [torch.full((len(points),), float(stride), device=device)
-                    for points, stride in zip(locations, strides, strict=True)]
+    per_location = [torch.full((h * w,), float(stride), device=device) for (h, w), stride in zip(sizes, strides, strict=True)]
     return torch.cat(locations), torch.cat(per_location)
 
 

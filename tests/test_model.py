@@ -113,9 +113,9 @@ def test_the_pyramid_takes_sides_that_do_not_halve_evenly():
 
 
 def test_the_head_starts_out_certain_of_background():
-    head = FCOSHead(32, 3, levels=2, convs=1, norm="gn")
-    outputs = head([torch.zeros(2, 32, 4, 5), torch.zeros(2, 32, 2, 3)])
-    assert outputs["cls_logits"].shape == (2, 26, 3) and outputs["ltrb"].shape == (2, 26, 4) and outputs["quality_logits"].shape == (2, 26)
+    head = FCOSHead(FCOSConfig(3, fpn_channels=32, levels=3, head_convs=1))
+    outputs = head([torch.zeros(2, 32, 4, 5), torch.zeros(2, 32, 2, 3), torch.zeros(2, 32, 1, 2)])
+    assert outputs["cls_logits"].shape == (2, 28, 3) and outputs["ltrb"].shape == (2, 28, 4) and outputs["quality_logits"].shape == (2, 28)
     assert torch.allclose(outputs["cls_logits"].sigmoid(), torch.tensor(0.01))
     assert (outputs["ltrb"] == 1).all()
 
