@@ -3,7 +3,7 @@ import argparse
 import time
 from pathlib import Path
 
-from engine.flags import every_size
+from engine.flags import MODEL_FLAGS, every_size
 from engine.log import RunLog, next_run_folder
 
 
@@ -99,11 +99,8 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
         return build_model(resumed["config"]), resumed["config"], []
     kind, state, their_classes, told = starting_weights(flags.weights, flags.backbone, flags.channels, flags.levels)
     config = FCOSConfig(
-        num_classes=len(classes), model=flags.model, backbone=flags.backbone,
-        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if state else "none",
-        fpn_channels=flags.channels, levels=flags.levels, head_convs=flags.head_convs, head_norm=flags.head_norm,
-        quality=flags.quality, box_loss=flags.box_loss, center_sampling_radius=flags.center_radius,
-        **pixel_statistics(flags.backbone)).asdict()
+        num_classes=len(classes), model=flags.model, **{field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items()},
+        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if state else "none", **pixel_statistics(flags.backbone)).asdict()
     network = build_model(config)
     shared = [name for name in classes if name in their_classes]
     if state:
