@@ -58,7 +58,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
             + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
             + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px"))
-    run.say(f"{flags.model} {flags.backbone}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
+    run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
     save_sample(loader, train_set.classes, folder, run)
 
@@ -92,25 +92,31 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     from model import build_model
     from model.backbone import pixel_statistics
     from model.config import FCOSConfig
-    from model.foreign_weights import load_weights
+    from model.foreign_weights import MEANING, convert, load_weights
     if resumed:
         if resumed["classes"] != classes:
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
-    kind, state, their_classes, told = starting_weights(flags.weights, flags.backbone, flags.channels, flags.levels)
-    config = FCOSConfig(
+    weights, told = starting_weights(flags.weights, flags.backbone, convert)
+    asked = config = FCOSConfig(
         num_classes=len(classes), model=flags.model, **{field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items()},
-        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if state else "none", **pixel_statistics(flags.backbone)).asdict()
+        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
+    if "config" in weights:                     # a detector: what its weights mean is its own matter, how to train on that of the flags
+        theirs = FCOSConfig.from_dict(weights["config"]).asdict()
+        config = {**asked, **{field: theirs[field] for field in MEANING}}
     network = build_model(config)
+    their_classes = weights.get("classes", [])
     shared = [name for name in classes if name in their_classes]
-    if state:
+    if weights:
         try:
-            load_weights(network, kind, state, [(classes.index(name), their_classes.index(name)) for name in shared])
+            load_weights(network, weights["kind"], weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
         except ValueError as error:
             raise ValueError(f"--weights {flags.weights}: {error}") from None
     if their_classes:
         told.append(f"weights of {flags.weights}; class rows taken over: {', '.join(shared) or 'none'}; new: "
                     f"{', '.join(name for name in classes if name not in shared) or 'none'}")
+    if decided := [f"{field} {config[field]}" for field in config if config[field] != asked[field]]:
+        told.append(f"the weights of {flags.weights} decide, not the flags or their defaults: {', '.join(decided)}")
     return network, config, told
 
 

@@ -39,22 +39,31 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 def load_checkpoint(path: Path) -> dict:
     """The dict of this module's docstring, on the CPU. Raises ValueError, naming the file, for anything that is not one of ours."""
+    state = load_tensors(path)
+    if not is_ours(state):
+        missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
+        raise ValueError(f"{path}: is not a checkpoint of this repository; it has no {missing[0]!r}")
+    if state["format"] != CHECKPOINT_FORMAT:
+        raise ValueError(f"{path}: has checkpoint format {state['format']}; this version reads {CHECKPOINT_FORMAT}")
+    return state
+
+
+def is_ours(state) -> bool:
+    return isinstance(state, dict) and {*_REQUIRED} <= {*state}
+
+
+def load_tensors(path: Path):
+    """What anybody's torch.save wrote, on the CPU. Raises ValueError, naming the file, for what is more than tensors and plain types."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: holds more than tensors and plain values (or is damaged); "
                          "a checkpoint that could run code is not loaded") from None
     except (RuntimeError, EOFError, OSError, KeyError, zipfile.BadZipFile):
         raise ValueError(f"{path}: is not a checkpoint, or is damaged") from None
-    missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
-    if missing:
-        raise ValueError(f"{path}: is not a checkpoint of this repository; it has no {missing[0]!r}")
-    if state["format"] != CHECKPOINT_FORMAT:
-        raise ValueError(f"{path}: has checkpoint format {state['format']}; this version reads {CHECKPOINT_FORMAT}")
-    return state
 
 
 def newest_checkpoint(folder: Path) -> Path:

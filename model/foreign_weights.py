@@ -1,21 +1,188 @@
-"""Other people's state dicts to ours: every key used or dropped on purpose, every shape equal."""
+"""Other people's state dicts to ours: every key used or dropped on purpose, every shape equal.
+
+`FAMILIES` is all that is known of other FCOS implementations: how each calls its weights, and what a network has to do
+to mean the same by them. Where files of one family have the same keys and shapes and still mean different things, there
+are variants, and somebody has to say which it is.
+"""
 import re
 
+import torch
 from torch import Tensor, nn
+
+from model import build_model
+from model.config import PRESETS, FCOSConfig
+
+
+def _number(text: str, shift: int = 0, times: int = 1):
+    """A replacement for re.sub: `text` with the number n that the pattern caught as n * times + shift."""
+    return lambda match: text.format(int(match[1]) * times + shift)
+
+
+def _head(prefix: str, **names: str) -> list:
+    """Keys below `prefix`: ours=theirs, and the learned factors of the levels."""
+    return [*((rf"^{prefix}\.{theirs}\.", f"head.{ours}.") for ours, theirs in names.items()),
+            (rf"^{prefix}\.(?:scales|scale_exp)\.(\d)\.scale$", r"head.scales.\1")]
+
+
+_DETECTRON2_BODY = [
+    (r"^backbone\.bottom_up\.(stem\.)?", "backbone."), (r"\.res(\d)\.", _number(".layer{}.", -1)), (r"\.conv(\d)\.norm\.", r".bn\1."),
+    (r"\.shortcut\.norm\.", ".downsample.1."), (r"\.shortcut\.", ".downsample.0."),
+    (r"^backbone\.fpn_lateral(\d)\.", _number("fpn.lateral.{}.", -3)), (r"^backbone\.fpn_output(\d)\.", _number("fpn.output.{}.", -3)),
+    (r"^backbone\.top_block\.p(\d)\.", _number("fpn.extra.{}.", -6))]
+_CAFFE = {"pixel_order": "bgr", "pixel_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}          # MSRA's ResNets
+_CAFFE2_MEAN, _DETECTRON2_MEAN = (102.9801, 115.9465, 122.7717), (103.53, 116.28, 123.675)   # blue, green, red
+
+# keys             (pattern, replacement) for re.sub, which one after the other make our key of theirs
+# config           the fields that all files of the family need, beyond those that the shapes tell
+# variants         name -> the rest of the fields
+# background_rows  rows of the class layer before label 0, dropped on purpose: a sigmoid needs no background
+FAMILIES = {
+    "torchvision": {                    # its fcos_resnet50_fpn
+        "keys": [
+            (r"^backbone\.body\.", "backbone."),
+            (r"^backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.lateral.\1."), (r"^backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.output.\1."),
+            (r"^backbone\.fpn\.extra_blocks\.p(\d)\.", _number("fpn.extra.{}.", -6)),
+            *_head(r"head\.classification_head", cls_tower="conv", cls_logits="cls_logits"),
+            *_head(r"head\.regression_head", reg_tower="conv", ltrb="bbox_reg", quality="bbox_ctrness")],
+        "config": PRESETS["torchvision"],
+        "variants": {}, "background_rows": 1},
+    "fcos": {                           # the authors' own, on maskrcnn-benchmark: FCOS_R_50..., FCOS_imprv_R_50...
+        "keys": [
+            (r"^backbone\.body\.(stem\.)?", "backbone."),
+            (r"^backbone\.fpn\.fpn_inner(\d)\.", _number("fpn.lateral.{}.", -2)), (r"^backbone\.fpn\.fpn_layer(\d)\.", _number("fpn.output.{}.", -2)),
+            (r"^backbone\.fpn\.top_blocks\.p(\d)\.", _number("fpn.extra.{}.", -6)),
+            *_head(r"rpn\.head", cls_tower="cls_tower", reg_tower="bbox_tower", cls_logits="cls_logits", ltrb="bbox_pred", quality="centerness")],
+        "config": {**_CAFFE, "pixel_mean": _CAFFE2_MEAN, "norm_eps": 0.0},
+        "variants": {"plain": PRESETS["fcos"], "improved": {"distance": "relu"}}},
+    "adelaidet": {
+        "keys": [
+            *_DETECTRON2_BODY,
+            *_head(r"proposal_generator\.fcos_head", shared_tower="share_tower", cls_tower="cls_tower", reg_tower="bbox_tower",
+                   cls_logits="cls_logits", ltrb="bbox_pred", quality="ctrness")],
+        "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN},
+        "variants": {}},
+    "detectron2": {                     # detectron2's own FCOS
+        "keys": [
+            *_DETECTRON2_BODY,
+            *_head("head", cls_tower="cls_subnet", reg_tower="bbox_subnet", cls_logits="cls_score", ltrb="bbox_pred", quality="ctrness")],
+        "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN, "box_weighting": "none", "range_ends": "open",
+                   "threshold_on": "score", "score_threshold": 0.2},
+        "variants": {}},
+    "zhenghao977": {                    # FCOS-PyTorch-37.2AP: the published VOC file, and what its train_voc.py and train_coco.py write
+        "keys": [
+            (r"^fcos_body\.backbone\.", "backbone."),
+            (r"^fcos_body\.fpn\.prj_(\d)\.", _number("fpn.lateral.{}.", -3)), (r"^fcos_body\.fpn\.conv_(\d)\.", _number("fpn.output.{}.", -3)),
+            (r"^fcos_body\.fpn\.conv_out(\d)\.", _number("fpn.extra.{}.", -6)),
+            *_head(r"fcos_body\.head", cls_tower="cls_conv", reg_tower="reg_conv", cls_logits="cls_logits", ltrb="reg_pred", quality="cnt_logits")],
+        "config": {"distance": "exp", "distance_unit": "pixel", "box_weighting": "none", "threshold_on": "score", "candidates": "argmax",
+                   "top_k_scope": "picture", "max_detections": 1000},
+        "variants": {"voc": {"quality_tower": "cls"}, "train_voc": {"quality_tower": "box"},
+                     "train_coco": {"quality_tower": "box", "pixel_mean": (104.0136, 114.0342, 119.9166), "pixel_std": (73.6028, 69.8908, 70.9151)}}},
+    "mmdet": {                          # fcos_*-caffe_*, the same with center-normbbox-centeronreg-giou, and those of lsj-200e
+        "keys": [
+            (r"^neck\.lateral_convs\.(\d)\.conv\.", r"fpn.lateral.\1."), (r"^neck\.fpn_convs\.([0-2])\.conv\.", r"fpn.output.\1."),
+            (r"^neck\.fpn_convs\.(\d)\.conv\.", _number("fpn.extra.{}.", -3)),
+            (r"(?<=_convs\.)(\d+)\.conv\.", _number("{}.", times=3)), (r"(?<=_convs\.)(\d+)\.gn\.", _number("{}.", 1, times=3)),
+            *_head("bbox_head", cls_tower="cls_convs", reg_tower="reg_convs", cls_logits="conv_cls", ltrb="conv_reg", quality="conv_centerness")],
+        "config": {"rank_by": "cls", "score_rule": "product"},
+        "variants": {"plain": {**_CAFFE, **PRESETS["fcos"], "pixel_mean": _CAFFE2_MEAN, "nms_iou_threshold": 0.5},
+                     "improved": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN},
+                     "lsj": {"distance": "relu"}}},
+}
+DROPPED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std|anchor_generator\..*)"          # counters, and what the config holds
+_RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23): "resnet101"}  # convolutions a block, blocks of layer3
+
+# The fields of a config that say what weights mean; the others say how to train on and what to report.
+MEANING = ("backbone", "fpn_channels", "levels", "head_convs", "head_norm", "head_norm_groups", "tower_bias", "shared_tower", "quality",
+           "quality_tower", "distance", "distance_unit", "scale_distances", "location_offset", "strides_from_grid", "p6_from",
+           "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")
+
+
+def convert(state: dict[str, Tensor], family: str | None = None, variant: str | None = None) -> tuple[str, dict, dict[str, Tensor], list]:
+    """A detector of another implementation -> (its family, config for build_model, state dict of that network, keys dropped).
+
+    family   a name of FAMILIES, None: the one whose keys these are;  variant: one of the family's, where it has any
+    Labels count from 0, without a background. Keys that match DROPPED are left out on purpose, everything else is strict.
+    Raises ValueError naming the first key of theirs that has no place or another shape, or ours that none of theirs fills.
+    """
+    family = family or family_of(state)
+    if family not in FAMILIES:
+        raise ValueError(f"the family is {family!r}, not one of {', '.join(FAMILIES)}")
+    known = FAMILIES[family]
+    if (variant or "") not in (known["variants"] or [""]):
+        raise ValueError(f"the variant of {family} is {variant or 'not named'}, must be one of {', '.join(known['variants']) or 'none'}; "
+                         "the weights themselves do not tell")
+    dropped = [key for key in state if re.fullmatch(DROPPED, key)]
+    theirs = {_our_key(family, key): key for key in state if key not in dropped}
+    ours = {our_key: state[key] for our_key, key in theirs.items()}
+    if unused := {*state} - {*dropped, *theirs.values()}:
+        raise ValueError(f"{min(unused)} and another key are both {_our_key(family, min(unused))}")
+    if scales := sorted(key for key in ours if key.startswith("head.scales.")):
+        ours["head.scales"] = torch.cat([ours.pop(key).flatten() for key in scales])
+    for key in {"head.cls_logits.weight", "head.cls_logits.bias"} & {*ours}:
+        ours[key] = ours[key][known.get("background_rows", 0):]
+    config = FCOSConfig.from_dict({**known["config"], **known["variants"].get(variant, {}), **_shape(ours)}).asdict()
+    return family, config, _fitted(ours, theirs, config, f"an FCOS of {family} with {config['backbone']}"), dropped
+
+
+def _fitted(ours: dict, theirs: dict, config: dict, what: str) -> dict:
+    """`ours` with the counters that batch norms of ours have, if it is what the config's network needs. theirs: {our key: their key}"""
+    with torch.device("meta"):                                          # shapes, without memory and random numbers
+        needed = build_model(config).state_dict()
+    ours = ours | {key: torch.zeros((), dtype=torch.long) for key in needed if key.endswith("num_batches_tracked")}
+    for key in (*ours, *needed):
+        if key not in needed:
+            raise ValueError(f"{theirs.get(key, key)} has no place in {what}")
+        if key not in ours:
+            raise ValueError(f"nothing becomes {key}, which {what} has")
+        if ours[key].shape != needed[key].shape:
+            raise ValueError(f"{theirs.get(key, key)} is {list(ours[key].shape)}, must be {list(needed[key].shape)} in {what}")
+    return ours
+
+
+def family_of(state: dict) -> str:
+    """The family that has a name for the class layer among these keys. Raises ValueError where none has."""
+    for family in FAMILIES:
+        if any(_our_key(family, key) == "head.cls_logits.weight" != key for key in state):
+            return family
+    raise ValueError(f"keys such as {next(iter(state), 'none at all')} are of no FCOS of {', '.join(FAMILIES)}")
+
+
+def _our_key(family: str, key: str) -> str:
+    key = key.removeprefix("module.")                                   # of a network saved inside DataParallel
+    for pattern, replacement in FAMILIES[family]["keys"]:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _shape(state: dict) -> dict:
+    """The config fields that names and shapes tell. Raises ValueError where there is no class layer or no ResNet of ours."""
+    if "head.cls_logits.weight" not in state:
+        raise ValueError("nothing becomes head.cls_logits.weight, the class layer")
+    blocks = re.findall(r"backbone\.layer3\.(\d+)\.conv(\d)\.weight", " ".join(state))
+    depth = max((int(conv) for _, conv in blocks), default=0), max((int(block) + 1 for block, _ in blocks), default=0)
+    if depth not in _RESNETS:
+        raise ValueError(f"layer3 of the backbone has {depth[1]} blocks of {depth[0]} convolutions, as none of {', '.join(_RESNETS.values())} has")
+    num_classes, channels = state["head.cls_logits.weight"].shape[:2]
+    p6 = state.get("fpn.extra.0.weight", state["head.cls_logits.weight"])
+    shared = "head.shared_tower.0.weight" in state
+    tower = "head.shared_tower" if shared else "head.reg_tower"
+    layers = [value.dim() for key, value in state.items() if re.fullmatch(rf"{tower}\.\d+\.weight", key)]
+    shape = {"backbone": _RESNETS[depth], "num_classes": num_classes, "fpn_channels": channels, "p6_from": "p5" if p6.shape[1] == channels else "c5",
+             "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
+             "head_convs": layers.count(4), "head_norm": "bn" if f"{tower}.1.0.weight" in state else "gn" if 1 in layers else "none",
+             "head_norm_groups": 32, "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared, "scale_distances": "head.scales" in state}
+    return shape if depth[0] == 3 else {**shape, "stride_in_1x1": False}             # where there is no 1x1
+
 
 _LITE0_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", "_bn1": "bn", "_project_conv": "conv", "_bn2": "bn"}
 _LITE0_LAYER = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 2, "_bn1": 2, "_project_conv": 4, "_bn2": 4}
-_FCOS_NAMES = {r"backbone\.body\.": "backbone.", r"backbone\.fpn\.inner_blocks\.(\d)\.0\.": r"fpn.lateral.\1.",
-               r"backbone\.fpn\.layer_blocks\.(\d)\.0\.": r"fpn.output.\1.",
-               r"backbone\.fpn\.extra_blocks\.p6\.": "fpn.extra.0.", r"backbone\.fpn\.extra_blocks\.p7\.": "fpn.extra.1."}
 
 
 def load_weights(network: nn.Module, kind: str, state: dict[str, Tensor], class_rows: list = ()) -> None:
-    """Weights to start from: a detector of ours ("fcos"), torchvision's ("torchvision_fcos"), or one of load_backbone's kinds."""
+    """Weights to start from: a detector of ours ("fcos"), or one of load_backbone's kinds."""
     if kind == "fcos":
         load_detector(network, state, class_rows)
-    elif kind == "torchvision_fcos":
-        load_torchvision_fcos(network, state)
     else:
         load_backbone(network.backbone, kind, state)
 
@@ -32,21 +199,6 @@ def load_backbone(backbone: nn.Module, kind: str, state: dict[str, Tensor]) -> N
     else:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     _load_strictly(backbone, state)
-
-
-def load_torchvision_fcos(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Backbone and pyramid of torchvision's fcos_resnet50_fpn into an FCOS with resnet50, 256 channels and 5 levels.
-
-    The head is dropped on purpose: its towers have biases before the group norm and its distances are ReLUs of strides;
-    ours have no such biases and are exponentials. Raises ValueError as load_backbone does.
-    """
-    renamed = {}
-    for key, value in state.items():
-        if not key.startswith("head."):
-            for theirs, ours in _FCOS_NAMES.items():
-                key = re.sub("^" + theirs, ours, key)
-            renamed[key] = value
-    _load_strictly(nn.ModuleDict({"backbone": network.backbone, "fpn": network.fpn}), renamed)
 
 
 def _load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:

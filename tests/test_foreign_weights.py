@@ -11,7 +11,6 @@ from model.backbone import build_backbone, pixel_statistics
 from model.foreign_weights import load_backbone, load_detector, load_weights
 
 SMALL = {"fpn_channels": 32, "head_convs": 1, "levels": 3, "backbone": "regnet_x_400mf"}
-COCO = {"num_classes": 2, "backbone": "resnet50", "fpn_channels": 256, "levels": 5}
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +93,6 @@ def test_lite0_meets_the_statistics_it_was_trained_with(lite0_state):
     load_backbone(body, "efficientnet_lite0", lite0_state)
     right = surprise(body, (pictures - mean) / std)
     assert right < 0.4 < 1 < surprise(body, pictures)
-
-
-def test_torchvisions_fcos_gives_its_feature_maps():
-    torch.manual_seed(0)
-    theirs = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
-    ours = build_model(COCO).eval()
-    head = {key: value.clone() for key, value in ours.head.state_dict().items()}
-    state = theirs.state_dict()
-    load_weights(ours, "torchvision_fcos", {key: state[key] for key in state if "num_batches" not in key})      # as frozen norms are stored
-    images = torch.rand(1, 3, 128, 128)
-    with torch.inference_mode():
-        pairs = list(zip(ours.fpn(ours.backbone(images)), theirs.backbone(images).values(), strict=True))
-    assert len(pairs) == 5 and all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
-    assert all(torch.equal(value, head[key]) for key, value in ours.head.state_dict().items())
-    assert build_model({**COCO, "backbone_freeze": "early"}).backbone.state_dict().keys() == ours.backbone.state_dict().keys()
-
-    for key, changed in (
-        ("fpn.output.1.bias", {key: value for key, value in state.items() if key != "backbone.fpn.layer_blocks.1.0.bias"}),
-        ("backbone.fpn.layer_blocks.3.weight", {**state, "backbone.fpn.layer_blocks.3.weight": torch.zeros(1)}),
-        ("fpn.extra.1.weight", {**state, "backbone.fpn.extra_blocks.p7.weight": torch.zeros(1)}),
-    ):
-        with pytest.raises(ValueError, match=f"^pre-trained weights: 1 keys are missing, unknown or of another shape; first: {key}$"):
-            load_weights(ours, "torchvision_fcos", changed)
 
 
 def test_a_detector_with_other_classes_gives_the_rows_that_are_asked_for():

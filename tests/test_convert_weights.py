@@ -1,0 +1,215 @@
+"""tools/convert_weights.py: what another implementation finds with its weights, the converted checkpoint finds too."""
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from reference_fcos import CASES, detections, pictures, random_weights
+
+from dataset.pictures import find_pictures, read_picture
+from engine.checkpoint import load_checkpoint
+from model import load_model
+from model.config import FCOSConfig
+from model.foreign_weights import convert
+from tools import convert_weights
+from util.class_names import COCO_NAMES, VOC_NAMES
+
+TINY = Path(__file__).parent.parent.parent / "shared" / "data" / "coco_tiny" / "val2017"
+
+
+def converted(folder, content, *flags):
+    """The checkpoint that the tool makes of what another repository saved."""
+    torch.save(content, folder / "theirs.pth")
+    convert_weights.main([str(folder / "theirs.pth"), str(folder / "ours.pth"), *flags])
+    return load_checkpoint(folder / "ours.pth")
+
+
+def found(checkpoint, images, sizes, **changed):
+    """[[(score, label, box), ...]] per picture, by the network of a checkpoint with some fields of its config changed."""
+    with torch.inference_mode():
+        results = load_model({**checkpoint["config"], **changed}, checkpoint["model"])(images, torch.tensor(sizes))
+    return [list(zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True)) for result in results]
+
+
+def assert_same(ours, theirs, at_least=20):
+    """Each of theirs is one of ours, within 1e-4 in score and 1e-3 pixels, and there are no more."""
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine) == len(other) >= at_least
+        rest = list(mine)
+        for score, label, box in other:
+            match = next((each for each in rest if each[1] == label and abs(each[0] - score) < 1e-4
+                          and all(abs(a - b) < 1e-3 for a, b in zip(each[2], box, strict=True))), None)
+            assert match, (score, label, box)
+            rest.remove(match)
+
+
+def named(case):
+    return "-".join(filter(None, (case.family, case.variant, f"{case.levels}-levels" * (case.levels < 5))))
+
+
+@pytest.fixture(params=CASES, ids=named)
+def case(request):
+    return request.param
+
+
+def test_a_converted_file_finds_the_same(case, tmp_path):
+    with torch.inference_mode():
+        weights = random_weights(case)
+        content = {"fcos": {"model": weights, "iteration": 90000, "optimizer": {"state": {}}},
+                   "mmdet": {"meta": {"epoch": 12}, "state_dict": weights}}.get(case.family, weights)
+        checkpoint = converted(tmp_path, content, *(("--variant", case.variant) if case.variant else ()))
+        images = pictures(2, (128, 160), seed=3)
+        whole, smaller = ((128, 160), (128, 160)), ((128, 160), (100, 130))
+        sizes = whole if case.family == "zhenghao977" else smaller          # which pads before it subtracts the mean
+        assert_same(found(checkpoint, images, sizes), detections(case, weights, images, sizes))
+        assert_same(found(checkpoint, images, sizes, pre_nms_top_k=60, max_detections=50),      # where the caps cut
+                    detections(case, weights, images, sizes, top_k=60, keep=50))
+    assert checkpoint["classes"] == [*(COCO_NAMES.values() if case.classes == 80 else VOC_NAMES)]
+
+
+NOT_SEEN = {"box_loss", "box_weighting", "center_sampling_radius", "range_ends", "max_detections"}
+OF_SHAPE = {"num_classes", "backbone", "fpn_channels", "levels", "p6_from", "head_norm", "tower_bias", "shared_tower", "scale_distances"}
+
+
+def test_each_field_that_a_file_decides_changes_what_is_found(case):
+    with torch.inference_mode():
+        _, config, state, _ = convert(random_weights(case), variant=case.variant)
+        images, sizes, caps = pictures(1, (128, 160), seed=3), ((100, 130),), {"pre_nms_top_k": 60}
+        right = found({"config": config, "model": state}, images, sizes, **caps)
+        defaults = FCOSConfig(num_classes=1).asdict()
+        for field in {field for field in config if config[field] != defaults[field]} - NOT_SEEN - OF_SHAPE:
+            assert found({"config": config, "model": state}, images, sizes, **caps, **{field: defaults[field]}) != right, field
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    """torchvision's FCOS, which does not resize, with random weights whose outputs are spread as a trained network's are."""
+    torch.manual_seed(0)
+    network = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    network.transform.resize = lambda image, target: (image, target)
+    cls, head = network.head.classification_head.cls_logits, network.head.regression_head
+    with torch.no_grad():
+        for block in network.backbone.body.modules():
+            if isinstance(block, torchvision.models.resnet.Bottleneck):
+                block.bn3.weight.fill_(0.3)
+        outputs = network.head([*network.backbone(torch.randn(2, 3, 128, 160)).values()])
+        for layer, values, mean, deviation in ((cls, outputs["cls_logits"], -6.0, 1.5), (head.bbox_ctrness, outputs["bbox_ctrness"], 0.5, 1.0)):
+            factor = deviation / values.std((0, 1))
+            layer.weight *= factor[:, None, None, None]
+            layer.bias.copy_(mean + (layer.bias - values.mean((0, 1))) * factor)
+        head.bbox_reg.weight *= 20
+        head.bbox_reg.bias.fill_(2.0)
+        cls.bias[[label for label in range(91) if label not in COCO_NAMES]] = -100.0        # which no object ever was
+    return network
+
+
+@pytest.fixture(scope="module")
+def from_torchvision(oracle, tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("torchvision"), oracle.state_dict())
+
+
+def agrees_with(oracle, checkpoint, images):
+    """Detections of a batch of pictures (uint8 [3, h, w] of any sizes) are the same."""
+    sizes = [tuple(image.shape[-2:]) for image in images]
+    height, width = (-(-max(sides) // 32) * 32 for sides in zip(*sizes, strict=True))
+    batch = torch.stack([torch.nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=77) for image in images])
+    label_of = {id: label for label, id in enumerate(COCO_NAMES)}
+    with torch.inference_mode():
+        results = oracle([image / 255 for image in images])
+    theirs = [[(score, label_of[label], box) for score, label, box in zip(*(result[name].tolist() for name in ("scores", "labels", "boxes")), strict=True)]
+              for result in results]
+    assert_same(found(checkpoint, batch, sizes), theirs)
+
+
+@pytest.mark.parametrize("sizes", [((128, 160),), ((100, 130), (64, 90), (97, 161))], ids=["one", "batch"])
+def test_torchvisions_own_network_is_the_oracle(oracle, from_torchvision, sizes):
+    agrees_with(oracle, from_torchvision, [pictures(1, size, seed)[0] for seed, size in enumerate(sizes)])
+    assert from_torchvision["classes"] == [*COCO_NAMES.values()]
+
+
+def test_torchvisions_own_network_on_real_pictures(oracle, from_torchvision):
+    if not TINY.is_dir():
+        pytest.skip("../shared/data/coco_tiny is not there")
+    agrees_with(oracle, from_torchvision, [read_picture(path)[:, ::2, ::2] for path in find_pictures([TINY])[:2]])
+
+
+def test_a_torchvision_detector_of_ones_own_has_a_background_row_and_names_to_give(tmp_path, capsys):
+    state = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    assert refused(tmp_path, state, capsys) == f"error: {tmp_path / 'theirs.pth'}: has 2 classes; name them with --classes\n"
+    assert "has 2 classes, not the 3 that are named" in refused(tmp_path, state, capsys, "--classes", "background,nail,clip")
+    (tmp_path / "names.txt").write_text("nail\nclip, large\n")
+    checkpoint = converted(tmp_path, state, "--classes", str(tmp_path / "names.txt"))
+    assert checkpoint["classes"] == ["nail", "clip, large"] and checkpoint["config"]["num_classes"] == 2
+    assert torch.equal(checkpoint["model"]["head.cls_logits.weight"], state["head.classification_head.cls_logits.weight"][1:])
+
+
+def refused(folder, content, capsys, *flags):
+    torch.save(content, folder / "theirs.pth")
+    with pytest.raises(SystemExit) as end:
+        convert_weights.main([str(folder / "theirs.pth"), str(folder / "ours.pth"), *flags])
+    assert end.value.code == 2 and not (folder / "ours.pth").exists()
+    return capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A file of AdelaiDet's, of the least channels."""
+    with torch.inference_mode():
+        return random_weights(next(case for case in CASES if case.family == "adelaidet"), channels=32)
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda state: state.pop("backbone.fpn_output4.bias"), "nothing becomes fpn.output.1.bias, which an FCOS of adelaidet with resnet50 has"),
+    (lambda state: state.update({"top_module.weight": torch.zeros(1)}), "top_module.weight has no place in an FCOS of adelaidet with resnet50"),
+    (lambda state: state.update({"backbone.top_block.p7.weight": torch.zeros(32, 32, 1, 1)}),
+     "backbone.top_block.p7.weight is [32, 32, 1, 1], must be [32, 32, 3, 3] in an FCOS of adelaidet with resnet50"),
+    (lambda state: state.pop("proposal_generator.fcos_head.scales.3.scale"), "head.scales is [4], must be [5]"),
+    (lambda state: [state.pop(key) for key in [*state] if ".res4.5." in key], "layer3 of the backbone has 5 blocks of 3 convolutions, as none of resnet18"),
+    (lambda state: state.update({f"module.{key}": value for key, value in state.items() if "ctrness" in key}), "and another key are both head.quality."),
+    (lambda state: [state.pop(key) for key in [*state] if "cls_logits" in key], "are of no FCOS of torchvision, fcos, adelaidet, detectron2, zhenghao977, mmdet"),
+    (lambda state: state.clear(), "holds no state dict"),
+])
+def test_what_does_not_fit_is_named(small, change, sentence, tmp_path, capsys):
+    state = dict(small)
+    change(state)
+    line = refused(tmp_path, {"model": state}, capsys)
+    assert line.startswith(f"error: {tmp_path / 'theirs.pth'}: ") and sentence in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--from", "fcos"], "the variant of fcos is not named, must be one of plain, improved; the weights themselves do not tell"),
+    (["--from", "mmdet", "--variant", "best"], "the variant of mmdet is best, must be one of plain, improved, lsj"),
+    (["--variant", "plain"], "the variant of adelaidet is plain, must be one of none"),
+    (["--from", "yolo"], "the family is 'yolo', not one of torchvision, fcos"),
+    (["--from", "detectron2"], "nothing becomes head.cls_logits.weight"),
+    (["--classes", "a,b"], "has 80 classes, not the 2 that are named"),
+    (["--classes", "a,,b"], "--classes a,,b: '' is no name, or is there twice"),
+    (["--classes", "a,b,a"], "--classes a,b,a: 'a' is no name, or is there twice"),
+    (["--classes", ""], "--classes : holds no name"),
+])
+def test_a_wrong_flag_ends_in_one_sentence(small, flags, sentence, tmp_path, capsys):
+    line = refused(tmp_path, small, capsys, *flags)
+    assert sentence in line and line.count("\n") == 1
+
+
+def test_what_is_left_out_is_said_and_nothing_is_overwritten(small, tmp_path, capsys):
+    content = {"model": {**small, "pixel_mean": torch.zeros(3, 1, 1)}, "iteration": 90000, "scheduler": {}}
+    checkpoint = converted(tmp_path, content)
+    line = capsys.readouterr().out
+    assert "the resnet50 of adelaidet with 80 classes, person to toothbrush; left out: " in line
+    assert all(name in line for name in ("iteration", "scheduler", "pixel_mean")) and "training" not in checkpoint
+    with pytest.raises(SystemExit):
+        convert_weights.main([str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")])
+    assert "ours.pth: is there already; name another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet101"])
+def test_the_depth_of_the_resnet_is_told_by_its_keys(backbone):
+    extra = torchvision.ops.feature_pyramid_network.LastLevelP6P7(256, 256)
+    with torch.device("meta"):
+        body = torchvision.models.detection.backbone_utils.resnet_fpn_backbone(
+            backbone_name=backbone, weights=None, returned_layers=[2, 3, 4], extra_blocks=extra)
+        state = torchvision.models.detection.FCOS(body, 91).state_dict()
+    family, config, _, dropped = convert(state)
+    assert (family, config["backbone"]) == ("torchvision", backbone) and all(key.endswith("num_batches_tracked") for key in dropped)
