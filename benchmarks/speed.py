@@ -42,6 +42,7 @@ from model.backbone import BACKBONES  # noqa: E402
 from model.config import FCOSConfig  # noqa: E402
 from model.locations import pyramid_locations  # noqa: E402
 from model.loss import FCOSLoss  # noqa: E402
+from model.postprocess import FCOSDetection  # noqa: E402
 from model.targets import assign  # noqa: E402
 
 PARTS = ("inference", "training", "loss", "help")
@@ -140,7 +141,7 @@ def inference_rows(flags, ours, theirs):
     cpu = torch.device("cpu")
     ours.eval(), theirs.eval()
     for threshold, candidates in ((1.0, "no candidates"), (0.0, "all candidates")):
-        ours.config = dataclasses.replace(ours.config, score_threshold=threshold)
+        ours.detection = FCOSDetection(dataclasses.replace(ours.config, score_threshold=threshold))
         theirs.score_thresh = threshold
 
         def detect_ours():

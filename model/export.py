@@ -5,14 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from model.locations import pyramid_locations
-from model.postprocess import candidates
-
 
 class Exported(nn.Module):
     """(images uint8 [B, 3, H, W], image_sizes int64 [B, 2]) -> boxes [B, K, 4], scores [B, K], labels int64 [B, K].
 
-    nms=False  what `model.postprocess.candidates` gives
+    nms=False  what `FCOSDetection.candidates` gives
     nms=True   its detections, best first; K is config.max_detections, or less for a tiny picture
     A score of 0 says that the row holds no box. Runs in torch only without NMS.
     """
@@ -23,11 +20,9 @@ class Exported(nn.Module):
         self.select = self.best if nms else lambda *found: found
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple:
-        network, config = self.network, self.network.config
-        pyramid = network.fpn(network.backbone(network.normalize(images, image_sizes)))
-        sizes = tuple(tuple(feature.shape[-2:]) for feature in pyramid)
-        locations, strides = pyramid_locations(sizes, config.strides, images.device)
-        return self.select(*candidates(network.head(pyramid), locations, strides, [h * w for h, w in sizes], image_sizes, config))
+        outputs, sizes, _, locations, strides = self.network.look(images, image_sizes)
+        level_sizes = [h * w for h, w in sizes]
+        return self.select(*self.network.detection.candidates(outputs, locations, strides, level_sizes, image_sizes))
 
     def best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple:
         config = self.network.config

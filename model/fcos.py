@@ -1,21 +1,29 @@
 """FCOS: Fully Convolutional One-Stage Object Detection (Tian et al., 1904.01355), told once from top to bottom."""
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from model.atss import assign_atss
 from model.backbone import build_backbone
 from model.config import FCOSConfig
 from model.fpn import FPN
 from model.head import FCOSHead
-from model.locations import pyramid_locations
+from model.locations import SPACINGS, pyramid_locations
 from model.loss import FCOSLoss
-from model.postprocess import detect
-from model.targets import assign
+from model.postprocess import FCOSDetection
+from model.targets import RANGE_ENDS, assign
+
+ASSIGNMENTS = {"atss": lambda config: assign_atss,
+               "ranges": lambda config: partial(assign, ranges=RANGE_ENDS[config.range_ends](config.ranges), radius=config.center_sampling_radius)}
+PIXEL_ORDERS = {"rgb": lambda images: images, "bgr": lambda images: images.flip(1)}
 
 
 class FCOS(nn.Module):
     """What you bring decides what you get.
 
-    model(images, image_sizes, targets) -> {"cls", "reg", "quality"}: each [1, 2] float32, (sum, count); a loss is sum / count
+    model(images, image_sizes, targets) -> {"cls", "reg", "quality"}: each [1, 2] float32, (sum, count); a loss is sum / count.
+                                           No "quality" where config.quality is "none"
     model(images, image_sizes)          -> [{"boxes" [K, 4], "scores" [K], "labels" [K]}] per picture, input pixels, best first
 
     images       uint8 [B, 3, H, W] RGB; H and W multiples of 32, padded right and bottom
@@ -30,25 +38,32 @@ class FCOS(nn.Module):
         self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
         self.fpn = FPN(self.backbone.channels, config.fpn_channels, config.levels, config.p6_from)
         self.head = FCOSHead(config)
-        self.loss = FCOSLoss(config)
+        self.loss, self.detection = FCOSLoss(config), FCOSDetection(config)
+        self.spacings = SPACINGS[config.strides_from_grid]
+        self.locate = partial(pyramid_locations, strides=config.strides, offset=config.location_offset)
+        self.assign = partial(ASSIGNMENTS[config.assignment](config), strides=config.strides, offset=config.location_offset)
+        self.pixel_order = PIXEL_ORDERS[config.pixel_order]
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(1, 3, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """float32 pixels of mean 0 and deviation 1; the padding is 0 too, whatever it was before."""
+        """float32 pixels in the order that the backbone wants, of mean 0 and deviation 1; the padding is 0 too, whatever it was before."""
         height, width = images.shape[-2:]
         inside = ((torch.arange(height, device=images.device)[:, None] < image_sizes[:, 0, None, None])
                   & (torch.arange(width, device=images.device) < image_sizes[:, 1, None, None]))
-        return torch.where(inside[:, None], (images.float() - self.pixel_mean) / self.pixel_std, 0.0)
+        return torch.where(inside[:, None], (self.pixel_order(images).float() - self.pixel_mean) / self.pixel_std, 0.0)
+
+    def look(self, images: Tensor, image_sizes: Tensor) -> tuple:
+        """The head's outputs; size (h, w) of each level's grid; (y, x) from cell to cell, or None; locations [N, 2]; strides [N]."""
+        pyramid = self.fpn(self.backbone(self.normalize(images, image_sizes)))
+        sizes = tuple(tuple(feature.shape[-2:]) for feature in pyramid)
+        spacings = self.spacings(images.shape[-2:], sizes)
+        return self.head(pyramid), sizes, spacings, *self.locate(sizes, spacings=spacings, device=images.device)
 
     def forward(self, images: Tensor, image_sizes: Tensor, targets: dict | None = None):
-        pyramid = self.fpn(self.backbone(self.normalize(images, image_sizes)))
-        outputs = self.head(pyramid)
-        sizes = tuple(tuple(feature.shape[-2:]) for feature in pyramid)
-        locations, strides = pyramid_locations(sizes, self.config.strides, images.device)
+        outputs, sizes, spacings, locations, strides = self.look(images, image_sizes)
         with torch.autocast(images.device.type, enabled=False):
             if targets is None:
-                return detect(outputs, locations, strides, [h * w for h, w in sizes], image_sizes, self.config)
-            matched_gt = assign(targets["boxes"], targets["labels"], targets["ignore"], sizes,
-                                self.config.strides, self.config.ranges, self.config.center_sampling_radius)
+                return self.detection(outputs, locations, strides, [h * w for h, w in sizes], image_sizes)
+            matched_gt = self.assign(targets["boxes"], targets["labels"], targets["ignore"], sizes, spacings=spacings)
             return self.loss(outputs, locations, strides, matched_gt, targets)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from model.box_loss import BOX_LOSSES, paired_iou
 from model.locations import decode_ltrb, encode_ltrb
 
 
@@ -21,30 +22,7 @@ def centerness(ltrb: Tensor) -> Tensor:
     return ratio.clamp(min=0).sqrt()
 
 
-def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of the boxes [..., 4] xyxy row by row; 0 where neither has an area."""
-    overlap, union = _overlap_and_union(a, b)
-    return overlap / union.clamp(min=1e-7)
-
-
-def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """-log IoU of paired boxes [..., 4] xyxy (UnitBox; the paper's first choice), finite for boxes that do not meet."""
-    return -paired_iou(predicted, target).clamp(min=1e-6).log()
-
-
-def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - GIoU of paired boxes [..., 4] xyxy (1902.09630). As torchvision's, which indexes with a mask and so makes a GPU wait."""
-    overlap, union = _overlap_and_union(predicted, target)
-    hull = (torch.maximum(predicted[..., 2:], target[..., 2:]) - torch.minimum(predicted[..., :2], target[..., :2])).prod(-1)
-    return 1 - overlap / union.clamp(min=1e-7) + (hull - union) / hull.clamp(min=1e-7)
-
-
-def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    return overlap, (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
-
-
-BOX_LOSSES = {"giou": giou_loss, "iou": iou_loss}
+BOX_WEIGHTS = {"centerness": centerness, "none": lambda target_ltrb: 1.0}
 QUALITY_TARGETS = {"centerness": lambda target_ltrb, predicted, gt: centerness(target_ltrb),
                    "iou": lambda target_ltrb, predicted, gt: paired_iou(predicted.detach(), gt)}
 
@@ -58,17 +36,18 @@ class FCOSLoss:
     targets     boxes [B, M, 4] input pixels, labels [B, M], weights [B, M] (1 for a human label)
 
     cls      focal loss of every location that is not ignored / weight of the positives
-    reg      box loss of the positives, weighted with their centerness / the sum of these weights
-    quality  binary cross-entropy of centerness or IoU on the positives / weight of the positives
+    reg      box loss of the positives, weighted with their centerness if the config says so / the sum of these weights
+    quality  binary cross-entropy of centerness or IoU on the positives / weight of the positives; absent if the head has none
     Without a positive every sum but that of cls is 0, and so are the counts.
     """
 
     def __init__(self, config):
-        self.box_loss, self.quality_target = BOX_LOSSES[config.box_loss], QUALITY_TARGETS[config.quality]
+        self.box_loss, self.box_weight = BOX_LOSSES[config.box_loss], BOX_WEIGHTS[config.box_weighting]
+        self.quality_targets = {"quality": target for name, target in QUALITY_TARGETS.items() if name == config.quality}
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
 
     def __call__(self, outputs: dict, locations: Tensor, strides: Tensor, matched_gt: Tensor, targets: dict) -> dict:
-        logits, quality_logits = outputs["cls_logits"].float(), outputs["quality_logits"].float()
+        logits = outputs["cls_logits"].float()
         positive = matched_gt >= 0
         row = matched_gt.clamp(min=0)
         weight = torch.where(positive, targets["weights"].gather(1, row), 0.0)            # [B, N]
@@ -86,11 +65,12 @@ class FCOSLoss:
         target = torch.where(positive[..., None], encode_ltrb(locations, gt_boxes) / strides[:, None], 1.0)
         origin = torch.zeros_like(target[..., :2])
         gt, predicted = decode_ltrb(origin, target), decode_ltrb(origin, outputs["ltrb"].float())
-        reg_weight = weight * centerness(target)
+        reg_weight = weight * self.box_weight(target)
         reg_sum = (self.box_loss(predicted, gt) * reg_weight).sum()
 
-        quality = self.quality_target(target, predicted, gt)
-        quality_sum = (F.binary_cross_entropy_with_logits(quality_logits, quality, reduction="none") * weight).sum()
-
-        pairs = {"cls": (cls_sum, num_pos), "reg": (reg_sum, reg_weight.sum()), "quality": (quality_sum, num_pos)}
+        pairs = {"cls": (cls_sum, num_pos), "reg": (reg_sum, reg_weight.sum())}
+        for name, quality in self.quality_targets.items():
+            wanted = quality(target, predicted, gt)
+            entropy = F.binary_cross_entropy_with_logits(outputs["quality_logits"].float(), wanted, reduction="none")
+            pairs[name] = ((entropy * weight).sum(), num_pos)
         return {name: torch.stack(pair)[None] for name, pair in pairs.items()}

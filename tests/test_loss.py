@@ -4,9 +4,10 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from model.box_loss import giou_loss, iou_loss, paired_iou
 from model.config import FCOSConfig
 from model.locations import pyramid_locations
-from model.loss import FCOSLoss, centerness, giou_loss, iou_loss, paired_iou
+from model.loss import FCOSLoss, centerness
 from model.targets import assign
 
 CONFIG = FCOSConfig(num_classes=3)

@@ -13,7 +13,7 @@ from model.config import FCOSConfig
 from model.fpn import FPN
 from model.head import FCOSHead
 from model.locations import pyramid_locations
-from model.postprocess import detect
+from model.postprocess import FCOSDetection
 
 SMALL = {"num_classes": 3, "backbone": "regnet_x_400mf", "fpn_channels": 32, "head_convs": 1}
 
@@ -21,6 +21,11 @@ SMALL = {"num_classes": 3, "backbone": "regnet_x_400mf", "fpn_channels": 32, "he
 def small_model(**fields):
     torch.manual_seed(0)
     return build_model({**SMALL, **fields})
+
+
+def detect(*arguments):
+    """The last one is the config."""
+    return FCOSDetection(arguments[-1])(*arguments[:-1])
 
 
 def targets(boxes, labels):

@@ -46,7 +46,7 @@ def one_image(boxes, sizes=((4, 4),), strides=(8,), ranges=((0, INF),), radius=I
 
 
 def test_locations_are_the_centres_of_the_cells():
-    assert level_locations(2, 2, stride=8).tolist() == [[4, 4], [12, 4], [4, 12], [12, 12]]
+    assert level_locations(2, 2, (8, 8)).tolist() == [[4, 4], [12, 4], [4, 12], [12, 12]]
     locations, strides = pyramid_locations(((1, 2), (1, 1)), (8, 16))
     assert locations.tolist() == [[4, 4], [12, 4], [8, 8]] and strides.tolist() == [8, 8, 16]
 
