@@ -40,16 +40,12 @@ def save_checkpoint(path: Path, state: dict) -> None:
 def load_checkpoint(path: Path) -> dict:
     """The dict of this module's docstring, on the CPU. Raises ValueError, naming the file, for anything that is not one of ours."""
     state = load_tensors(path)
-    if not is_ours(state):
-        missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
+    missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
+    if missing:
         raise ValueError(f"{path}: is not a checkpoint of this repository; it has no {missing[0]!r}")
     if state["format"] != CHECKPOINT_FORMAT:
         raise ValueError(f"{path}: has checkpoint format {state['format']}; this version reads {CHECKPOINT_FORMAT}")
     return state
-
-
-def is_ours(state) -> bool:
-    return isinstance(state, dict) and {*_REQUIRED} <= {*state}
 
 
 def load_tensors(path: Path):

@@ -5,7 +5,7 @@ from pickle import UnpicklingError
 import torch
 import torchvision
 
-from engine.checkpoint import is_ours, load_checkpoint, load_tensors
+from engine.checkpoint import load_checkpoint, load_tensors
 from util.class_names import COCO_NAMES, VOC_NAMES
 
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
@@ -27,23 +27,24 @@ def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
         return {}, []
     if choice in ("auto", "imagenet"):
         try:
-            return dict(zip(("kind", "model"), imagenet_state(backbone), strict=True)), []
+            kind, state = imagenet_state(backbone)
         except ValueError as error:
             if choice == "imagenet":
                 raise
             return {}, [f"training from nothing, because of {error}"]
+        return {"kind": kind, "model": state}, []
     if choice == "coco":
         return foreign_detector(_download(COCO_WEIGHTS, "--weights coco: the FCOS of torchvision"), convert, "torchvision"), []
     if not Path(choice).is_file():
         raise ValueError(f"--weights is {choice!r}, neither auto, coco, imagenet, none nor an existing file")
     content = load_tensors(choice)
-    if is_ours(content):
+    if isinstance(content, dict) and "format" in content:
         checkpoint = load_checkpoint(choice)
         return {"kind": "fcos", **{name: checkpoint[name] for name in ("model", "config", "classes")}}, []
     try:
         return foreign_detector(content, convert), []
     except ValueError as error:
-        raise ValueError(f"{choice}: {error}; tools/convert_weights.py makes a checkpoint of it") from None
+        raise ValueError(f"{choice}: {error}; python tools/convert_weights.py --help tells of other people's files") from None
 
 
 def foreign_detector(content: dict, convert, family: str | None = None, variant: str | None = None, names: list = ()) -> dict:

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from reference_fcos import CASES, detections, pictures, random_weights
 
+import detect
 from dataset.pictures import find_pictures, read_picture
 from engine.checkpoint import load_checkpoint
 from model import load_model
@@ -202,6 +204,14 @@ def test_what_is_left_out_is_said_and_nothing_is_overwritten(small, tmp_path, ca
     with pytest.raises(SystemExit):
         convert_weights.main([str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pth")])
     assert "ours.pth: is there already; name another file" in capsys.readouterr().err
+
+
+def test_detect_takes_a_converted_checkpoint(small, tmp_path):
+    converted(tmp_path, small)
+    Image.fromarray(pictures(1, (120, 150))[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    entries = detect.main([str(tmp_path / "a.png"), "--checkpoint", str(tmp_path / "ours.pth"), "--output", str(tmp_path / "found"), "--device", "cpu",
+                           "--min-size", "120", "--score-threshold", "0.1"])
+    assert len(entries[0]["detections"]) > 10 and {found["label"] for found in entries[0]["detections"]} <= {*COCO_NAMES.values()}
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet101"])
