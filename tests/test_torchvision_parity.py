@@ -78,7 +78,7 @@ def random_targets(sizes):
     return {"boxes": boxes, "labels": labels, "weights": torch.ones(batch, rows), "ignore": torch.zeros(batch, rows, dtype=torch.bool)}
 
 
-CASES = pytest.mark.parametrize("size, seed", [("resnet18", 0), ("resnet18", 1), ("resnet18", 2), ("c5", 3), ("resnet50", 4)])
+CASES = pytest.mark.parametrize("size, seed", [("resnet18", 0), ("resnet18", 1), ("c5", 2), ("resnet50", 3)])
 
 
 @CASES
@@ -86,7 +86,7 @@ CASES = pytest.mark.parametrize("size, seed", [("resnet18", 0), ("resnet18", 1),
 def test_raw_outputs_and_detections_are_torchvisions(size, seed):
     torch.manual_seed(seed)
     ours, theirs = pair(size)
-    pictures, images, sizes = random_pictures(2, 260)
+    pictures, images, sizes = random_pictures(2, 200)
     outputs, *_ = ours.look(images, sizes)
     padded, _ = theirs.transform(pictures)
     expected = theirs.head(list(theirs.backbone(padded.tensors).values()))
@@ -107,7 +107,7 @@ def test_raw_outputs_and_detections_are_torchvisions(size, seed):
 def test_losses_are_torchvisions(size, seed):
     torch.manual_seed(seed)
     ours, theirs = pair(size)
-    pictures, images, sizes = random_pictures(3, 260)
+    pictures, images, sizes = random_pictures(2, 200)
     targets = random_targets(sizes)
     padded, _ = theirs.transform(pictures)
     features = list(theirs.backbone(padded.tensors).values())
