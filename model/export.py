@@ -33,7 +33,8 @@ class Exported(nn.Module):
 
 
 # scores, 0 where a better box of its class overlaps; at least the best `most` of each picture are right. For ONNX alone.
-torch.library.define("fcos::nms_scores", "(Tensor boxes, Tensor scores, Tensor labels, int num_classes, float iou_threshold, int most) -> Tensor")
+torch.library.define("fcos::nms_scores",
+                     "(Tensor boxes, Tensor scores, Tensor labels, int num_classes, float iou_threshold, int most) -> Tensor")
 torch.library.register_fake("fcos::nms_scores", lambda boxes, scores, *rest: torch.empty_like(scores))
 
 

@@ -69,7 +69,8 @@ def export_checkpoint(args):
         raise ValueError(f"{args.output}: not written, {error}") from None
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_bytes(contents)
-    print(f"{args.output}: {len(contents) / 1e6:.1f} MB, opset {args.opset}, NMS {'inside' if args.nms else 'left to the caller'}; {told}")
+    place = "inside" if args.nms else "left to the caller"
+    print(f"{args.output}: {len(contents) / 1e6:.1f} MB, opset {args.opset}, NMS {place}; {told}")
 
 
 def metadata(checkpoint, config, nms):
@@ -114,11 +115,12 @@ def check(contents, checkpoint, nms, batches):
             count += int((rows[1] > 0).sum())
         shapes.add(tuple(batch["images"].shape))
         if largest[0] > BOX_TOLERANCE or largest[1] > SCORE_TOLERANCE:
-            raise ValueError(f"for input {list(batch['images'].shape)} its boxes differ from torch's by {largest[0]:.2g} px and its "
-                             f"scores by {largest[1]:.2g}, more than {BOX_TOLERANCE} px or {SCORE_TOLERANCE}")
+            raise ValueError(f"for input {list(batch['images'].shape)} its boxes differ from torch's by {largest[0]:.2g} px and "
+                             f"its scores by {largest[1]:.2g}, more than {BOX_TOLERANCE} px or {SCORE_TOLERANCE}")
     if not count:
         raise ValueError("nothing is found in the pictures that it was to be checked on: name --pictures that show objects")
-    return f"{count} boxes for {len(shapes)} shapes of input differ from torch's by at most {largest[0]:.1g} px and {largest[1]:.1g} in score"
+    return (f"{count} boxes for {len(shapes)} shapes of input differ from torch's by at most {largest[0]:.1g} px "
+            f"and {largest[1]:.1g} in score")
 
 
 def difference(rows, scores, all_rows):
