@@ -1,7 +1,7 @@
 """Other people's FCOS in the slow obvious way: tensors under their key names, and loops over locations, classes and boxes.
 
 Written from what each implementation does, and from nothing of ours, for tests of importing their weights:
-`random_weights(case)` is a file of theirs and `detections(case, weights, ...)` what they find with it. Two things are ours,
+`random_weights(case)` is a file of theirs and `detections` what they find with it. Two things are ours,
 on purpose: boxes are clipped to the picture before NMS, and areas are without "+ 1".
 """
 from dataclasses import dataclass
@@ -145,7 +145,7 @@ def random_weights(case: Case, channels: int = 64, seed: int = 0) -> dict:
         factor = 0.8 + 0.4 * torch.rand(1, generator=rng)
         weights[names["scale"].format(index=index)] = factor.squeeze() if case.family == "mmdet" else factor
 
-    levels = raw_outputs(case, weights, pictures(2, (128, 160)), ((128, 160),) * 2)
+    levels = raw_outputs(case, weights, pictures(1, (128, 160)), ((128, 160),))
     spread = {"cls": (-6.0, 1.5), "centre": (0.5, 1.0), "box": (2.2, 0.7) if case.distance == "relu" else (3.2, 0.35)}
     for last, (mean, deviation) in spread.items():
         values = torch.cat([level[last].flatten(2) for level in levels], 2).transpose(0, 1).flatten(1)
@@ -222,10 +222,9 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
     return outputs
 
 
-def detections(case: Case, weights: dict, images, sizes, top_k: int = 1000, keep: int | None = None) -> list:
-    """[[(score, label, (x1, y1, x2, y2)), ...]] per picture, best first."""
-    levels = raw_outputs(case, {key: value.double() for key, value in weights.items()}, images, sizes)
-    return [_picture(case, weights, [{kind: values[place] for kind, values in level.items()} for level in levels], size, top_k, keep or case.keep)
+def detections(case: Case, weights: dict, outputs: list, sizes, top_k: int = 1000, keep: int | None = None) -> list:
+    """[[(score, label, (x1, y1, x2, y2)), ...]] per picture, best first, from raw_outputs."""
+    return [_picture(case, weights, [{kind: values[place] for kind, values in level.items()} for level in outputs], size, top_k, keep or case.keep)
             for place, size in enumerate(sizes)]
 
 
