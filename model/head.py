@@ -25,10 +25,10 @@ class FCOSHead(nn.Module):
         self.reg_tower = Tower(config.head_convs - shared, config)
         self.cls_logits = nn.Conv2d(channels, config.num_classes, 3, padding=1)
         self.ltrb = nn.Conv2d(channels, 4, 3, padding=1)
-        self.branches = {"cls_logits": ("cls_logits", "cls"), "ltrb": ("ltrb", "box")}     # output: (convolution, tower)
+        self.branches = {"cls_logits": ("cls_logits", "cls", _rows), "ltrb": ("ltrb", "box", _rows)}  # output: convolution, tower, layout
         if config.quality != "none":
             self.quality = nn.Conv2d(channels, 1, 3, padding=1)
-            self.branches["quality_logits"] = ("quality", config.quality_tower)
+            self.branches["quality_logits"] = ("quality", config.quality_tower, _numbers)
         scales = torch.ones(config.levels)
         if config.scale_distances:
             self.scales = nn.Parameter(scales)
@@ -48,11 +48,10 @@ class FCOSHead(nn.Module):
         for level, (feature, scale, unit) in enumerate(zip(pyramid, self.scales.unbind(), self.units, strict=True)):
             shared = self.shared_tower(feature, level)
             towers = {"cls": self.cls_tower(shared, level), "box": self.reg_tower(shared, level)}
-            for name, (conv, tower) in self.branches.items():
-                outputs[name].append(_flat(getattr(self, conv)(towers[tower])))
+            for name, (conv, tower, layout) in self.branches.items():
+                outputs[name].append(layout(getattr(self, conv)(towers[tower])))
             outputs["ltrb"][level] = self.distance(scale * outputs["ltrb"][level].float(), unit)
-        joined = {name: torch.cat(levels, 1) for name, levels in outputs.items()}
-        return joined | {name: joined[name].squeeze(-1) for name in joined.keys() & {"quality_logits"}}
+        return {name: torch.cat(levels, 1) for name, levels in outputs.items()}
 
 
 class Tower(nn.ModuleList):
@@ -76,6 +75,11 @@ class Tower(nn.ModuleList):
         return x
 
 
-def _flat(x: Tensor) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
     """[B, K, H, W] -> [B, H * W, K]"""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """[B, 1, H, W] -> [B, H * W]"""
+    return x.flatten(1)
