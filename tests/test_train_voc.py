@@ -474,9 +474,8 @@ def test_every_flag_of_the_network_reaches_its_config(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fills_what_is_not_given_and_a_run_folder_repeats_it(preset, tmp_path):
-    given = {"fpn_channels": 32, "head_convs": 1}
     config = network_of("--preset", preset)
-    assert all(config[field] == value for field, value in (PRESETS[preset] | given).items())
+    assert all(config[field] == value for field, value in (PRESETS[preset] | {"fpn_channels": 32, "head_convs": 1}).items())
     assert config["backbone"] == PRESETS[preset].get("backbone", "efficientnet_lite0")
     flags, _ = train_voc.parse_flags(["--preset", preset, "--backbone", "resnet18", "--scale-distances", "on"])
     assert (flags.backbone, flags.scale_distances) == ("resnet18", True)
