@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import distance_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
 
-from model.box_loss import giou_loss, iou_loss, paired_iou
+from model.box_loss import BOX_LOSSES, diou_loss, giou_loss, iou_loss, linear_iou_loss, paired_iou
 from model.config import FCOSConfig
 from model.locations import pyramid_locations
 from model.loss import FCOSLoss, centerness
@@ -39,12 +39,25 @@ def test_iou_by_hand_and_without_area():
     assert torch.isfinite(iou_loss(a, b)).all()
 
 
-def test_giou_is_torchvisions():
+def test_giou_and_diou_are_torchvisions():
     torch.manual_seed(0)
     corners = torch.rand(2, 500, 2) * 10
     a, b = torch.cat([corners, corners + torch.rand(2, 500, 2) * 6], -1)
     assert torch.allclose(giou_loss(a, b), generalized_box_iou_loss(a, b), atol=1e-5)
+    assert torch.allclose(diou_loss(a, b), distance_box_iou_loss(a, b), atol=1e-5)
     assert giou_loss(torch.tensor([0.0, 0, 1, 1]), torch.tensor([1.0, 0, 2, 1])).item() == pytest.approx(1.0)
+
+
+def test_linear_iou_and_diou_by_hand():
+    a, b = torch.tensor([0.0, 0, 2, 2]), torch.tensor([1.0, 0, 3, 2])
+    assert linear_iou_loss(a, b).item() == pytest.approx(2 / 3)
+    assert diou_loss(a, b).item() == pytest.approx(2 / 3 + 1 / (9 + 4))            # centres 1 apart in a hull of 3 x 2
+
+
+def test_positives_can_weigh_the_same_in_the_box_loss():
+    # As below by hand: four positives, each 2.25 / 5.75 - (6.25 - 5.75) / 6.25 of GIoU.
+    result, _ = losses(config=FCOSConfig(num_classes=3, box_weighting="none"))
+    assert result["reg"][0].tolist() == pytest.approx([4 * (1 - 2.25 / 5.75 + 0.5 / 6.25), 4], rel=1e-4)
 
 
 def test_the_losses_of_one_box_by_hand():
@@ -96,7 +109,7 @@ def test_a_picture_without_objects_costs_only_its_background():
 @pytest.mark.parametrize("ltrb", [0.0, 1e-6, 1000.0])
 @pytest.mark.parametrize("box", [(0, 0, 16, 16), (8, 8, 8, 8), (3, 3, 3.0001, 30)])
 def test_no_finite_output_gives_a_loss_or_gradient_that_is_not_finite(logit, ltrb, box, dtype):
-    for config in (CONFIG, FCOSConfig(num_classes=3, box_loss="iou", quality="iou")):
+    for config in (CONFIG, *(FCOSConfig(num_classes=3, box_loss=name, quality="iou") for name in BOX_LOSSES)):
         result, outputs = losses(logit, ltrb, logit, boxes=((box,),), config=config, dtype=dtype)
         sum(pair[0, 0] for pair in result.values()).backward()
         assert all(torch.isfinite(pair).all() for pair in result.values())

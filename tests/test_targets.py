@@ -4,23 +4,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.locations import decode_ltrb, encode_ltrb, level_locations, pyramid_locations
-from model.targets import BACKGROUND, IGNORED, assign
+from model.locations import SPACINGS, decode_ltrb, encode_ltrb, level_locations, pyramid_locations
+from model.targets import BACKGROUND, IGNORED, RANGE_ENDS, assign
 
 INF = math.inf
 PAPER = ((0, 64), (64, 128), (128, 256), (256, 512), (512, INF))
 STRIDES = (8, 16, 32, 64, 128)
 
 
-def dense(boxes, labels, ignore, sizes, strides, ranges, radius):
+def dense(boxes, labels, ignore, sizes, strides, ranges, radius, spacings=None, offset=0.5, ends="closed"):
     """The definition, location by location and box by box."""
+    within = {"closed": lambda low, value, high: low <= value <= high, "open": lambda low, value, high: low < value < high}[ends]
+    spacings = spacings or [(s, s) for s in strides]
     matched = []
     for image in range(len(boxes)):
         row = []
-        for (height, width), stride, (low, high) in zip(sizes, strides, ranges):
+        for (height, width), stride, spacing, (low, high) in zip(sizes, strides, spacings, ranges):
             for i in range(height):
                 for j in range(width):
-                    x, y = torch.tensor((j + 0.5) * stride), torch.tensor((i + 0.5) * stride)
+                    x, y = torch.tensor((j + offset) * spacing[1]), torch.tensor((i + offset) * spacing[0])
                     best, area, ignored = BACKGROUND, INF, False
                     for m, (x1, y1, x2, y2) in enumerate(boxes[image]):
                         if labels[image, m] < 0:
@@ -31,7 +33,7 @@ def dense(boxes, labels, ignore, sizes, strides, ranges, radius):
                             continue
                         near = abs(x - (x1 + x2) / 2) < radius * stride and abs(y - (y1 + y2) / 2) < radius * stride
                         longest = max(left, top, right, bottom)
-                        if min(left, top, right, bottom) > 0 and low <= longest <= high and near and (x2 - x1) * (y2 - y1) < area:
+                        if min(left, top, right, bottom) > 0 and within(low, longest, high) and near and (x2 - x1) * (y2 - y1) < area:
                             best, area = m, (x2 - x1) * (y2 - y1)
                     row.append(IGNORED if best == BACKGROUND and ignored else best)
         matched.append(row)
@@ -49,6 +51,15 @@ def test_locations_are_the_centres_of_the_cells():
     assert level_locations(2, 2, (8, 8)).tolist() == [[4, 4], [12, 4], [4, 12], [12, 12]]
     locations, strides = pyramid_locations(((1, 2), (1, 1)), (8, 16))
     assert locations.tolist() == [[4, 4], [12, 4], [8, 8]] and strides.tolist() == [8, 8, 16]
+
+
+def test_locations_can_be_the_corners_of_the_cells_and_lie_apart_as_the_grid_says():
+    assert level_locations(1, 2, (8, 8), offset=0.0).tolist() == [[0, 0], [8, 0]]
+    sizes = ((4, 6), (2, 3), (1, 2), (1, 1))
+    spacings = SPACINGS[True]((32, 48), sizes)
+    assert spacings == ((8, 8), (16, 16), (32, 24), (32, 48)) and SPACINGS[False]((32, 48), sizes) is None
+    locations, strides = pyramid_locations(sizes, (8, 16, 32, 64), spacings=spacings, offset=0.0)
+    assert locations[-3:].tolist() == [[0, 0], [24, 0], [0, 0]] and strides[-3:].tolist() == [32, 32, 64]
 
 
 def test_ltrb_distances_by_hand_and_back():
@@ -80,6 +91,13 @@ def test_the_range_decides_the_level_with_both_ends_included():
     assert (matched[:64] >= 0).sum() == 16 and (matched[64:] >= 0).sum() == 0       # longest on level 2: 24, below 28
     matched = one_image([[0, 0, 32, 32]], sizes, (8, 16), ((0, 24), (24, INF)))
     assert (matched[:64] >= 0).sum() == 4 and (matched[64:] >= 0).sum() == 4        # 28 in the corners, 20 within; 24 = 24
+
+
+def test_the_ends_of_a_range_can_be_left_out():
+    sizes, ranges = ((8, 8), (4, 4)), RANGE_ENDS["open"](((0, 24), (24, INF)))
+    matched = one_image([[0, 0, 32, 32]], sizes, (8, 16), ranges)
+    assert (matched[:64] >= 0).sum() == 4 and (matched[64:] >= 0).sum() == 0        # 20 within; all 24 on level 2
+    assert RANGE_ENDS["closed"](((0, 24),)) == ((0, 24),)
 
 
 def test_padding_and_a_picture_without_objects_are_background():
@@ -114,5 +132,9 @@ def test_the_sparse_assignment_equals_the_definition(data):
     radius = data.draw(st.sampled_from([1.5, 1.0, 0.7, 2.5, INF]))
     height, width = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     sizes = [(-(-height * 64 // s), -(-width * 64 // s)) for s in strides]
-    expected = dense(boxes, labels, ignore, sizes, strides, ranges, radius)
-    assert torch.equal(assign(boxes, labels, ignore, sizes, strides, ranges, radius), expected)
+    ends, offset = data.draw(st.sampled_from(["closed", "open"])), data.draw(st.sampled_from([0.5, 0.0]))
+    spacings = data.draw(st.sampled_from([None, tuple((height * 64 // h, width * 64 // w) for h, w in sizes),
+                                          tuple((s - s // 8, s - s // 4) for s in strides)]))
+    expected = dense(boxes, labels, ignore, sizes, strides, ranges, radius, spacings, offset, ends)
+    found = assign(boxes, labels, ignore, sizes, strides, RANGE_ENDS[ends](ranges), radius, spacings, offset)
+    assert torch.equal(found, expected)
