@@ -146,7 +146,7 @@ def random_weights(case: Case, channels: int = 64, seed: int = 0) -> dict:
         weights[names["scale"].format(index=index)] = factor.squeeze() if case.family == "mmdet" else factor
 
     levels = raw_outputs(case, weights, pictures(2, (128, 160)), ((128, 160),) * 2)
-    spread = {"cls": (-6.0, 1.5), "centre": (0.5, 1.0), "box": (2.2, 0.7) if case.distance == "relu" else (3.3, 0.5)}
+    spread = {"cls": (-6.0, 1.5), "centre": (0.5, 1.0), "box": (2.2, 0.7) if case.distance == "relu" else (3.2, 0.35)}
     for last, (mean, deviation) in spread.items():
         values = torch.cat([level[last].flatten(2) for level in levels], 2).transpose(0, 1).flatten(1)
         factor = deviation / values.std(1)
@@ -184,10 +184,11 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
                 x = F.group_norm(x, 32, weights[f"{at}.weight"], weights[f"{at}.bias"]).relu()
         return x
 
-    mean, deviation = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in PIXELS[case.pixels])
-    x = torch.zeros(images.shape)
+    dtype = weights[f"{names['cls']}.weight"].dtype
+    mean, deviation = (torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in PIXELS[case.pixels])
+    x = torch.zeros(images.shape, dtype=dtype)
     for place, (height, width) in enumerate(sizes):                             # what pads is zero after this
-        picture = images[place, :, :height, :width].float()
+        picture = images[place, :, :height, :width]
         x[place, :, :height, :width] = ((picture.flip(0) if case.order == "bgr" else picture) - mean) / deviation
     x = F.max_pool2d(norm(conv(x, names["stem"], 2), names["stem_norm"]).relu(), 3, 2, 1)
     features = []
@@ -223,7 +224,7 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
 
 def detections(case: Case, weights: dict, images, sizes, top_k: int = 1000, keep: int | None = None) -> list:
     """[[(score, label, (x1, y1, x2, y2)), ...]] per picture, best first."""
-    levels = raw_outputs(case, weights, images, sizes)
+    levels = raw_outputs(case, {key: value.double() for key, value in weights.items()}, images, sizes)
     return [_picture(case, weights, [{kind: values[place] for kind, values in level.items()} for level in levels], size, top_k, keep or case.keep)
             for place, size in enumerate(sizes)]
 
