@@ -72,19 +72,31 @@ def replicate(network: nn.Module, device: torch.device, amp: torch.dtype | None 
     return network
 
 
-def combine(losses: dict[str, Tensor], asked: bool = False) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+class RunningCounts:
+    """Counts to divide by -> their running mean, this batch's included (AdelaiDet's "moving_fg"); momentum 0: as they are."""
+
+    def __init__(self, momentum: float):
+        self.momentum, self.mean = momentum, None
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        self.mean = counts if self.mean is None else counts.lerp(self.mean.to(counts.device), self.momentum)
+        return self.mean
+
+
+def combine(losses: dict[str, Tensor], asked: bool = False, smooth=lambda counts: counts) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The loss to call backward on, the parts to print (detached, each already divided), and how many ranks `asked`.
 
     losses  name -> [R, 2] float32, (sum, count) of each replica of this process
     asked   any yes or no that all ranks must learn of at the same step; it travels with the sums
+    smooth  counts [K] over all -> those to divide by, e.g. RunningCounts
 
-    part = sum over all replicas and ranks / max(count over all, 1). DDP averages gradients over the ranks, so this
+    part = sum over all replicas and ranks / max(smooth(count over all), 1). DDP averages gradients over the ranks, so this
     rank's share is multiplied with their number. Law: the gradient does not depend on how the batch was split.
     """
     local = torch.stack([pairs.sum(0) for pairs in losses.values()])                      # [K, 2]
     everywhere = torch.cat([local.detach(), local.new_full((1, 2), float(asked))])
     if dist.is_initialized():
         dist.all_reduce(everywhere)
-    counts = everywhere[:-1, 1].clamp(min=1)
+    counts = smooth(everywhere[:-1, 1]).clamp(min=1)
     parts = dict(zip(losses, (everywhere[:-1, 0] / counts).unbind(), strict=True))
     return (local[:, 0] / counts).sum() * world_size(), parts, everywhere[-1, 0]

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.checkpoint import save_checkpoint
-from engine.distributed import combine, rank, replicate
+from engine.distributed import RunningCounts, combine, rank, replicate
 from engine.log import Meter
 from engine.schedule import learning_rate
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm or decay is off."""
+    """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm, a decay or
+    normalizer_momentum (of the running mean of the counts that losses are divided by) is off."""
 
     epochs: int
     lr: float
@@ -31,6 +32,7 @@ class FitOptions:
     pretrained_lr: float = 1.0
     clip_norm: float = 35.0
     ema_decay: float = 0.998
+    normalizer_momentum: float = 0.0
     amp: torch.dtype | None = None
     evaluate_every: int = 1
     max_steps: int | None = None
@@ -81,7 +83,7 @@ class _Training:
                                          nesterov=options.momentum > 0)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
-        self.metrics, self.finished = {}, False
+        self.metrics, self.finished, self.counts = {}, False, RunningCounts(options.normalizer_momentum)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
         self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)
@@ -115,7 +117,7 @@ class _Training:
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         targets = {name: on_device[name] for name in ("boxes", "labels", "weights", "ignore")}
         losses = self.parallel(on_device["images"], on_device["image_sizes"], targets)
-        loss, parts, asked = combine(losses, asked)
+        loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
         copied = torch.cuda.Event() if self.device.type == "cuda" else None
         if copied:
@@ -171,7 +173,7 @@ class _Training:
             if whole:
                 contents["training"] = {
                     **self.state, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
+                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
             save_checkpoint(self.run.folder / name, contents)
 
@@ -185,6 +187,7 @@ class _Training:
         self.optimizer.load_state_dict(training["optimizer"])
         if training["scaler"]:                   # {} where the run that is resumed needed no scaler
             self.scaler.load_state_dict(training["scaler"])
+        self.counts.mean = training.get("counts")        # absent from runs of before there was a running mean
         torch.set_rng_state(training["rng"])
         if training["cuda_rng"] and len(training["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(training["cuda_rng"])

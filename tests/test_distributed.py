@@ -2,11 +2,12 @@
 import os
 import threading
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from engine.distributed import combine, replicate, select_device
+from engine.distributed import RunningCounts, combine, replicate, select_device
 from model import build_model
 
 CONFIG = {"num_classes": 2, "backbone": "regnet_x_400mf", "backbone_freeze": "norm", "fpn_channels": 32, "head_convs": 1, "levels": 3}
@@ -101,3 +102,11 @@ def test_what_one_rank_asks_travels_with_the_sums():
     losses = {"a": torch.tensor([[6.0, 3.0]])}
     assert combine(losses, asked=True)[2] == 1 and combine(losses)[2] == 0
     assert combine(losses, asked=True)[0] == 2.0
+
+
+def test_the_counts_that_losses_are_divided_by_can_be_a_running_mean():
+    few, many = {"a": torch.tensor([[6.0, 2.0]])}, {"a": torch.tensor([[6.0, 12.0]])}
+    smooth = RunningCounts(momentum=0.9)
+    assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == pytest.approx([3.0, 2.0])      # 6 / 2, 6 / (0.9 * 2 + 0.1 * 12)
+    smooth = RunningCounts(momentum=0.0)
+    assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == [3.0, 0.5]

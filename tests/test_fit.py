@@ -96,6 +96,22 @@ def test_max_steps_ends_a_run_that_can_be_resumed(tmp_path):
     assert same(whole.state_dict(), resumed.state_dict())
 
 
+class UnevenLoader(Loader):
+    def batches(self, epoch, first=0):
+        for number, (batch, infos) in enumerate(super().batches(epoch, first), first):
+            yield {name: tensor[:1 + number % 4] for name, tensor in batch.items()}, infos
+
+
+def test_a_running_mean_of_the_counts_is_resumed_too(tmp_path):
+    options, loader = FitOptions(epochs=3, lr=0.05, warmup_steps=2, normalizer_momentum=0.9), UnevenLoader()
+    whole, _ = run_fit(tmp_path / "whole", loader, options=options)
+    run_fit(tmp_path / "short", loader, options=FitOptions(**{**vars(options), "max_steps": 7}))
+    resumed, _ = run_fit(tmp_path / "short", loader, options=options, resume=load_checkpoint(tmp_path / "short" / "last.pth"))
+    assert same(whole.state_dict(), resumed.state_dict())
+    plain, _ = run_fit(tmp_path / "plain", loader, options=FitOptions(**{**vars(options), "normalizer_momentum": 0.0}))
+    assert not same(whole.state_dict(), plain.state_dict())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path):
     with pytest.raises(ValueError, match=r"step 8: the loss is not finite \(loss (inf|nan), error (inf|nan)\) on pictures e1b3p0, e1b3p1"):
         run_fit(tmp_path, Loader(poison=(1, 3)))

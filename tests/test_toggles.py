@@ -171,10 +171,10 @@ def test_each_level_has_its_own_batch_norm_and_sees_in_evaluation_what_it_saw_in
 
 # Detection: two cells with two classes; class scores .64 and .36, .25 and .49, qualities .25 and 1
 
-def scores_of(cls=((0.64, 0.36), (0.25, 0.49)), quality=(0.25, 1 - 1e-7), level_sizes=(2,), only="scores", **fields):
+def scores_of(cls=((0.64, 0.36), (0.25, 0.49)), qualities=(0.25, 1 - 1e-7), level_sizes=(2,), only="scores", **fields):
     """Scores (of far-off boxes, so that NMS leaves all) for a threshold of 0.4."""
     locations, strides = pyramid_locations(((1, 2),), (8,))
-    outputs = {"cls_logits": torch.logit(torch.tensor([cls])), "ltrb": torch.full((1, 2, 4), 0.5), "quality_logits": torch.logit(torch.tensor([quality]))}
+    outputs = {"cls_logits": torch.logit(torch.tensor([cls])), "ltrb": torch.full((1, 2, 4), 0.5), "quality_logits": torch.logit(torch.tensor([qualities]))}
     config = FCOSConfig(num_classes=2, **{"score_threshold": 0.4, **fields})
     (result,) = FCOSDetection(config)(outputs, locations, strides, list(level_sizes), torch.tensor([[8, 16]]))
     return [round(value, 4) for value in result[only].tolist()]
