@@ -484,6 +484,15 @@ def test_a_preset_fills_what_is_not_given_and_a_run_folder_repeats_it(preset, tm
     assert {name: getattr(again, name) for name in MODEL_FLAGS} == {name: getattr(flags, name) for name in MODEL_FLAGS}
 
 
+def test_a_running_mean_of_the_counts_changes_the_second_step_and_is_settled_for_a_resumed_run(tmp_path, voc_folder, capsys):
+    flags = ("--val-split", "none", "--max-steps", 2, "--warmup", 0)
+    plain = train(voc_folder, tmp_path / "plain", *flags)
+    smooth = train(voc_folder, tmp_path / "smooth", *flags, "--normalizer-momentum", 0.9)
+    assert smooth["training"]["counts"] is not None and not same_weights(plain, smooth)
+    line = refusal(train_voc.main, ["--resume", tmp_path / "smooth/last.pth", "--normalizer-momentum", 0], capsys)
+    assert "--normalizer-momentum is 0.0, but" in line
+
+
 @pytest.mark.parametrize("flags, words_of_it", [
     (["--preset", "yolo"], "--preset: invalid choice: 'yolo'"), (["--scale-distances", "maybe"], "--scale-distances: is maybe, must be on or off"),
     (["--location-offset", "0.3"], "--location-offset: invalid choice: 0.3"), (["--head-norm-groups", "7"], "head_norm_groups is 7, which does not divide")])
