@@ -3,6 +3,7 @@ import argparse
 import time
 from pathlib import Path
 
+from engine.flags import MODEL_FLAGS, every_size
 from engine.log import RunLog, next_run_folder
 
 
@@ -37,31 +38,32 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     train_set, val_set = open_data(flags)
     network, config, told = build_network(flags, train_set.classes, resumed)
     run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
-    run.config({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")})
+    run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
     for sentence in (*notes_on(train_set, val_set), *told):
         run.say(f"note: {sentence}")
 
+    min_sizes = every_size(flags.min_size)
     augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
                       zoom=tuple(flags.zoom), crop=flags.crop, mosaic=flags.mosaic)
-    loader = TrainLoader(train_set, augment, flags.batch_size // world_size(), flags.min_size, flags.max_size, seed=flags.seed,
+    loader = TrainLoader(train_set, augment, flags.batch_size // world_size(), min_sizes, flags.max_size, seed=flags.seed,
                          workers=flags.workers, rank=rank(), world_size=world_size(), pin_memory=device.type == "cuda")
     options = FitOptions(
         epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
         warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
-        clip_norm=flags.clip, ema_decay=flags.ema, amp=amp_dtype(flags.amp, device), evaluate_every=flags.eval_every,
-        max_steps=flags.max_steps)
+        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum, amp=amp_dtype(flags.amp, device),
+        evaluate_every=flags.eval_every, max_steps=flags.max_steps)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
-                  "input": {"min_size": max(flags.min_size), "max_size": flags.max_size, "tile": flags.tile}}
+                  "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
     counts = train_set.class_counts()
     run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
             + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
-            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(flags.min_size)} px"))
+            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px"))
     run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
     save_sample(loader, train_set.classes, folder, run)
 
     started = time.perf_counter()
-    judge = make_judge(val_set, evaluate, flags, device, options.amp) if val_set else None
+    judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device, options.amp) if val_set else None
     try:
         best = fit(network, loader, judge, run, options, device, checkpoint, resumed)
     except KeyboardInterrupt:
@@ -97,11 +99,8 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
         return build_model(resumed["config"]), resumed["config"], []
     weights, told = starting_weights(flags.weights, flags.backbone, convert)
     asked = config = FCOSConfig(
-        num_classes=len(classes), model=flags.model, backbone=flags.backbone,
-        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none",
-        fpn_channels=flags.channels, levels=flags.levels, head_convs=flags.head_convs, head_norm=flags.head_norm,
-        quality=flags.quality, box_loss=flags.box_loss, center_sampling_radius=flags.center_radius,
-        **pixel_statistics(flags.backbone)).asdict()
+        num_classes=len(classes), model=flags.model, **{field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items()},
+        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
     if "config" in weights:                     # a detector: what its weights mean is its own matter, how to train on that of the flags
         theirs = FCOSConfig.from_dict(weights["config"]).asdict()
         config = {**asked, **{field: theirs[field] for field in MEANING}}
@@ -121,11 +120,11 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     return network, config, told
 
 
-def make_judge(val_set, evaluate, flags: argparse.Namespace, device, amp):
+def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device, amp):
     """network -> metrics on the evaluation set, in original pixels."""
     from dataset.loader import eval_loader
     from engine.predict import predict
-    loader = eval_loader(val_set, max(flags.min_size), flags.max_size, tile=flags.tile, batch_size=flags.batch_size, workers=flags.workers,
+    loader = eval_loader(val_set, **sizes, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
     return lambda network: evaluate(predict(network, loader, device, amp, progress=False), val_set.truth(), val_set.classes)
 

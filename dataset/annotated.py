@@ -43,7 +43,7 @@ class AnnotatedPictures:
             others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
         if not self.ids:
-            raise ValueError(f"{where}: no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}")
+            raise ValueError(f"{where}: no picture is left, {len(self.skipped)} are bad" + "; the first: ".join(["", *self.skipped[:1]]))
         if not self._objects:
             self.notes.append(f"{where}: not one object in {len(self.ids)} pictures")
         self.classes = list(classes) if classes is not None else sorted({name for name, *_ in self._objects})

@@ -93,7 +93,7 @@ def _object_faults(member, annotation, size):
     if not annotation.objects:
         yield "picture-without-object", str(member.xml)
     seen = set()
-    for number, name, corners, _ in annotation.objects:
+    for number, name, corners, *_ in annotation.objects:
         where = f"{member.xml}: object {number} ({name})"
         try:
             x1, y1, x2, y2 = box_edges(corners, size)

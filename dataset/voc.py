@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
+import numpy as np
+
 from dataset.annotated import AnnotatedPictures, unknown_class
 from dataset.pictures import is_picture, natural_order, upright_size
 
@@ -19,6 +21,7 @@ class VocObject(NamedTuple):
     name: str
     corners: tuple[float, float, float, float]  # xmin, ymin, xmax, ymax as written
     difficult: bool
+    crowd: bool  # a region of objects, which VOC itself does not know: tools/voc_to_coco.py writes it as <iscrowd>
 
 
 class Annotation(NamedTuple):
@@ -59,8 +62,8 @@ def read_annotation(path) -> Annotation:
         elif any(map(math.isnan, corners)):
             problems.append(f"{path}: object {number} ({name}) must have four numbers in bndbox, not {texts}")
         else:
-            difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
-            objects.append(VocObject(number, name, corners, difficult))
+            difficult, crowd = ((element.findtext(tag) or "").strip().lower() in ("1", "true") for tag in ("difficult", "iscrowd"))
+            objects.append(VocObject(number, name, corners, difficult or crowd, crowd))
     return Annotation(size, objects, problems)
 
 
@@ -82,7 +85,7 @@ def box_edges(corners, size, one_based=True):
     """
     xmin, ymin, xmax, ymax = corners
     written = f"(xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g})"
-    if not (xmin < xmax and ymin < ymax):
+    if not (np.float32(xmin) < np.float32(xmax) and np.float32(ymin) < np.float32(ymax)):  # as the target will hold them
         raise ValueError(f"must have xmin < xmax and ymin < ymax, not {written}")
     height, width = size
     x1, y1 = max(xmin - one_based, 0.0), max(ymin - one_based, 0.0)
@@ -228,14 +231,14 @@ class VOCDataset(AnnotatedPictures):
             return
         self.skipped += annotation.problems
         objects = []
-        for number, name, corners, difficult in annotation.objects:
+        for number, name, corners, difficult, crowd in annotation.objects:
             self.objects_at_zero += 0 in corners[:2]
             self.objects_cut += overhang(corners, size) > 1
             if classes is not None and name not in classes:
                 self.skipped.append(f"{member.xml}: object {number} {unknown_class(name, classes)}")
                 continue
             try:
-                objects.append((name, box_edges(corners, size, one_based), difficult, False))
+                objects.append((name, box_edges(corners, size, one_based), difficult, crowd))
             except ValueError as error:
                 self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
         self._add(id, member.picture, size, objects)

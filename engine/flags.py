@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
-SETTLED = ("model", "backbone", "weights", "freeze", "channels", "levels", "head_convs", "head_norm", "quality", "box_loss", "center_radius",
-           "momentum", "weight_decay", "backbone_lr", "ema", "amp")     # and those that its network and optimizer are made of
 INPUT_FLAGS = ("min_size", "max_size", "tile")
 
 
@@ -73,10 +71,71 @@ def number(kind, low, high=float("inf"), step=None):
     return read
 
 
-def add_training_flags(parser, data, runs):
+def switch(text):
+    """A `type` for argparse: on or off, and true or false as YAML says it."""
+    if text.lower() not in ("on", "off", "true", "false"):
+        raise argparse.ArgumentTypeError(f"is {text}, must be on or off")
+    return text.lower() in ("on", "true")
+
+
+# What shapes the network: flag: (field of model.config.FCOSConfig, default of the commands, choices or type, help).
+MODEL_FLAGS = {
+    "backbone": ("backbone", "efficientnet_lite0", str, "efficientnet_lite0, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME"),
+    "channels": ("fpn_channels", 128, number(int, 32, step=32), "channels of pyramid and head, a multiple of 32"),
+    "levels": ("levels", 5, (3, 4, 5), "pyramid levels from P3 up"),
+    "p6_from": ("p6_from", "p5", ("p5", "c5"), "what P6 is made of"),
+    "head_convs": ("head_convs", 4, number(int, 0), "convolutions in each tower of the head"),
+    "head_norm": ("head_norm", "gn", ("gn", "bn", "none"), "normalisation in the head: group norm, batch norm or none"),
+    "head_norm_groups": ("head_norm_groups", 0, number(int, 0), "groups of the group norm; 0: a quarter of the channels, at most 32"),
+    "tower_bias": ("tower_bias", False, switch, "bias of the tower convolutions beside a norm"),
+    "shared_tower": ("shared_tower", False, switch, "one tower for class and box"),
+    "distance": ("distance", "exp", ("exp", "relu"), "what makes distances of the head's numbers"),
+    "distance_unit": ("distance_unit", "stride", ("stride", "pixel"), "unit of these distances"),
+    "scale_distances": ("scale_distances", True, switch, "a learned factor for each level before exp or relu"),
+    "quality": ("quality", "centerness", ("centerness", "iou", "none"), "what the quality branch predicts"),
+    "quality_tower": ("quality_tower", "box", ("box", "cls"), "tower that carries the quality branch"),
+    "assignment": ("assignment", "ranges", ("ranges", "atss"), "positives by size ranges and centre sampling, or by ATSS"),
+    "center_radius": ("center_sampling_radius", 1.5, number(float, 0.5), "centre sampling radius in strides; inf turns it off"),
+    "range_ends": ("range_ends", "closed", ("closed", "open"), "whether the ends of a level's range belong to it"),
+    "location_offset": ("location_offset", 0.5, (0.5, 0.0), "of a location in its cell, in strides"),
+    "strides_from_grid": ("strides_from_grid", False, switch, "a level's stride is padded size // grid size"),
+    "box_loss": ("box_loss", "giou", ("giou", "iou", "linear_iou", "diou"), "loss of the boxes"),
+    "box_weighting": ("box_weighting", "centerness", ("centerness", "none"), "weight of a location in the loss of the boxes"),
+    "focal_alpha": ("focal_alpha", 0.25, number(float, 0, 1), "weight of positives in the loss of the classes"),
+    "focal_gamma": ("focal_gamma", 2.0, number(float, 0), "how much less easy locations count in it"),
+    "score_threshold": ("score_threshold", 0.05, number(float, 0, 1), "lowest score of a candidate"),
+    "threshold_on": ("threshold_on", "cls", ("cls", "score"), "it is compared with the class score, or with the final one"),
+    "score_rule": ("score_rule", "sqrt", ("sqrt", "product"), "the final score: class score times quality, or the root of it"),
+    "rank_by": ("rank_by", "score", ("score", "cls"), "what the best candidates are chosen by"),
+    "pre_nms_top_k": ("pre_nms_top_k", 1000, number(int, 1), "candidates before NMS"),
+    "top_k_scope": ("top_k_scope", "level", ("level", "picture"), "so many a level, or a picture"),
+    "candidates": ("candidates", "pairs", ("pairs", "argmax"), "every class of a location, or its best one only"),
+    "nms_iou_threshold": ("nms_iou_threshold", 0.6, number(float, 0, 1), "overlap above which the lower score goes"),
+    "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
+}
+SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "ema",
+           "amp")       # that a resumed run cannot change
+
+
+def size_or_range(text):
+    """A `type` for argparse: "640" -> 640; "640-800", the two and all between, stays a text for `every_size`."""
+    low, dash, high = text.partition("-")
+    if int(low) < 1 or dash and int(high) < int(low):
+        raise argparse.ArgumentTypeError(f"is {text}, must be a size of 1 px or more, or a range LOW-HIGH of them")
+    return text if dash else int(text)
+
+
+def every_size(sizes):
+    """[640, "700-702"] -> [640, 700, 701, 702]"""
+    ends = [[int(end) for end in str(size).split("-")] for size in sizes]
+    return [size for low, *high in ends for size in range(low, max([low, *high]) + 1)]
+
+
+def add_training_flags(parser, data, runs, presets):
     """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
 
-    runs   the name of their run folders: checkpoint/runs-1, ...
+    runs      the name of their run folders: checkpoint/runs-1, ...
+    presets   {name of a preset: {field of the network's config: value}}
     """
     add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
     add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
@@ -85,24 +144,22 @@ def add_training_flags(parser, data, runs):
 
     add = parser.add_argument_group("model").add_argument
     add("--model", default="fcos", choices=["fcos"], help="detector")
-    add("--backbone", default="efficientnet_lite0", metavar="NAME",
-        help="efficientnet_lite0, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
         "else nothing), torchvision's FCOS for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
         "others; a detector decides the network")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
              "auto: early with pre-trained weights, else none")
-    add("--channels", type=number(int, 32, step=32), default=128, metavar="N", help="channels of pyramid and head, a multiple of 32")
-    add("--levels", type=int, default=5, choices=[3, 4, 5], help="pyramid levels from P3 up")
-    add("--head-convs", type=number(int, 0), default=4, metavar="N", help="convolutions in each tower of the head")
-    add("--head-norm", default="gn", choices=["gn", "none"], help="normalisation in the head: group norm or none")
-    add("--quality", default="centerness", choices=["centerness", "iou"], help="what the quality branch predicts")
-    add("--box-loss", default="giou", choices=["giou", "iou"], help="loss of the boxes")
-    add("--center-radius", type=number(float, 0.5), default=1.5, metavar="X", help="centre sampling radius in strides; inf turns it off")
+    add("--preset", default="fcos_improved", choices=list(presets), help="what the flags below are where they are not given: the choices of a "
+        "known FCOS, and beyond these the defaults named here")
+    for name, (_, default, kind, text) in MODEL_FLAGS.items():
+        kind = {"choices": kind, "type": type(kind[0])} if isinstance(kind, tuple) else {"type": kind, "metavar": "on|off" if kind is switch else "X"}
+        shown = {True: "on", False: "off"}.get(default, default) if kind["type"] is switch else default
+        add(f"--{name.replace('_', '-')}", default=None, help=f"{text} (default: {shown})", **kind)
 
     add = parser.add_argument_group("what the network sees").add_argument
-    add("--min-size", type=count, nargs="+", default=[480], metavar="PX", help="shorter side; several: one is drawn for each batch")
+    add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
+        help="shorter side; several, or a range like 640-800: one is drawn for each batch")
     add("--max-size", type=count, default=800, metavar="PX", help="longest side")
     add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
@@ -125,6 +182,8 @@ def add_training_flags(parser, data, runs):
     add("--momentum", type=share, default=0.9, metavar="X", help="of stochastic gradient descent")
     add("--weight-decay", type=number(float, 0), default=1e-4, metavar="X", help="on weights, not on biases and norms")
     add("--clip", type=number(float, 0), default=35.0, metavar="X", help="largest gradient norm; 0: no clipping")
+    add("--normalizer-momentum", type=share, default=0.0, metavar="X", help="losses are divided by the running mean of their counts, of which "
+        "each step keeps this share; 0: by those of the step")
     add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
     add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -138,10 +197,12 @@ def add_training_flags(parser, data, runs):
     add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest)")
 
 
-def read_training_flags(parser, argv, checkpoints):
-    """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags.
+def read_training_flags(parser, argv, checkpoints, presets):
+    """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags, those
+    over the preset, and that over the defaults.
 
     checkpoints   the folder of the run folders, for a --resume that names none
+    presets       as add_training_flags
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     flags, words, resumed = parser.parse_args(argv), [], None
@@ -160,6 +221,9 @@ def read_training_flags(parser, argv, checkpoints):
             raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
     words += argv
     flags = parser.parse_args(words)
+    for name, (field, default, _, _) in MODEL_FLAGS.items():
+        if getattr(flags, name) is None:
+            setattr(flags, name, presets[flags.preset].get(field, default))
     flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
     if flags.crop and not any(word.partition("=")[0] == "--min-size" for word in words):
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at

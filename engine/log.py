@@ -1,6 +1,7 @@
 """What a person sees of a run. Imports nothing heavy, so that `--help` answers at once."""
 
 import csv
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def one_sentence_errors():
 class RunLog:
     """A run's folder and what is written there while it runs; silent on ranks other than 0.
 
-    folder     Path: config.yaml, log.txt, metrics.csv, TensorBoard events (where tensorboard is installed), checkpoints
+    folder     Path: config.yaml, network.yaml, config_given.yaml, log.txt, metrics.csv, TensorBoard events (where tensorboard is installed), checkpoints
     Rows go to metrics.csv at once, a row an epoch, so that a crash keeps them; a resumed run goes on below them.
     """
 
@@ -51,10 +52,15 @@ class RunLog:
             with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
-    def config(self, flags: dict) -> None:
+    def settings(self, flags: dict, network: dict, given: str | None = None) -> None:
+        """config.yaml, which repeats the run; network.yaml, what the flags made of the network; a copy of the `given` recipe."""
         import yaml
         if self.active:
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(flags, sort_keys=False), encoding="utf-8")
+            for name, values in (("config.yaml", flags), ("network.yaml", network)):
+                plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+                (self.folder / name).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+            if given and Path(given).resolve() != (self.folder / "config.yaml").resolve():
+                shutil.copyfile(given, self.folder / "config_given.yaml")
 
     def row(self, values: dict) -> None:
         """One epoch's numbers; None is an empty cell."""

@@ -21,6 +21,8 @@ from reference_fcos import CASES, random_weights
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
+from engine.flags import MODEL_FLAGS, switch
+from model.config import CHOICES, PRESETS, FCOSConfig
 from tools import convert_weights
 from training import build_network, notes_on
 
@@ -438,3 +440,61 @@ def test_help_tells_each_flag_with_its_default_and_imports_nothing_heavy():
         assert words_of_it in text.replace(os.path.relpath(ROOT / "foreign_object_dataset"), "foreign_object_dataset")
     code = "import sys, train_voc; train_voc.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+
+
+def network_of(*flags):
+    return build_network(train_voc.parse_flags(["--weights", "none", "--channels", "32", "--head-convs", "1", *flags])[0], ["disc"], None)[1]
+
+
+def test_the_flags_of_the_network_are_its_config_fields_with_the_same_choices_and_defaults():
+    fields = {field: (default, kind) for field, default, kind, _ in MODEL_FLAGS.values()}
+    config = FCOSConfig(num_classes=1).asdict()
+    own = {"backbone": "efficientnet_lite0", "fpn_channels": 128}       # smaller than the paper's, for a CPU
+    assert {field: default for field, (default, _) in fields.items()} == {field: own.get(field, config[field]) for field in fields}
+    of_the_weights = {"backbone_freeze", "stride_in_1x1", "pixel_order"}
+    for field, choices in CHOICES.items():
+        kind = fields[field][1] if field not in of_the_weights else choices
+        assert kind == choices or kind is switch and set(choices) == {True, False}, field
+    assert not {field for preset in PRESETS.values() for field in preset} - {*fields}
+
+
+def test_every_flag_of_the_network_reaches_its_config(tmp_path):
+    flags = ("--p6-from c5 --head-norm bn --tower-bias on --shared-tower true --distance relu --distance-unit pixel --scale-distances off "
+             "--quality none --quality-tower cls --range-ends open --location-offset 0 --strides-from-grid on --box-loss diou --box-weighting none "
+             "--focal-alpha 0.5 --score-threshold 0.2 --threshold-on score --score-rule product --rank-by cls --top-k-scope picture "
+             "--candidates argmax --nms-iou-threshold 0.5 --max-detections 7 --pre-nms-top-k 9").split()
+    config = network_of(*flags)
+    plain = FCOSConfig(num_classes=1).asdict()
+    for name, value in zip(flags[::2], flags[1::2], strict=True):
+        now = config[MODEL_FLAGS[name[2:].replace("-", "_")][0]]
+        assert str(now) == {"on": "True", "true": "True", "off": "False", "0": "0.0"}.get(value, value)
+        assert now != plain[MODEL_FLAGS[name[2:].replace("-", "_")][0]]
+    assert network_of("--assignment", "atss")["assignment"] == "atss"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_what_is_not_given_and_a_run_folder_repeats_it(preset, tmp_path):
+    config = network_of("--preset", preset)
+    assert all(config[field] == value for field, value in (PRESETS[preset] | {"fpn_channels": 32, "head_convs": 1}).items())
+    assert config["backbone"] == PRESETS[preset].get("backbone", "efficientnet_lite0")
+    flags, _ = train_voc.parse_flags(["--preset", preset, "--backbone", "resnet18", "--scale-distances", "on"])
+    assert (flags.backbone, flags.scale_distances) == ("resnet18", True)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({name: value for name, value in vars(flags).items() if name in MODEL_FLAGS}))
+    again, _ = train_voc.parse_flags(["--config", str(tmp_path / "config.yaml")])
+    assert {name: getattr(again, name) for name in MODEL_FLAGS} == {name: getattr(flags, name) for name in MODEL_FLAGS}
+
+
+def test_a_running_mean_of_the_counts_changes_the_second_step_and_is_settled_for_a_resumed_run(tmp_path, voc_folder, capsys):
+    flags = ("--val-split", "none", "--max-steps", 2, "--warmup", 0)
+    plain = train(voc_folder, tmp_path / "plain", *flags)
+    smooth = train(voc_folder, tmp_path / "smooth", *flags, "--normalizer-momentum", 0.9)
+    assert smooth["training"]["counts"] is not None and not same_weights(plain, smooth)
+    line = refusal(train_voc.main, ["--resume", tmp_path / "smooth/last.pth", "--normalizer-momentum", 0], capsys)
+    assert "--normalizer-momentum is 0.0, but" in line
+
+
+@pytest.mark.parametrize("flags, words_of_it", [
+    (["--preset", "yolo"], "--preset: invalid choice: 'yolo'"), (["--scale-distances", "maybe"], "--scale-distances: is maybe, must be on or off"),
+    (["--location-offset", "0.3"], "--location-offset: invalid choice: 0.3"), (["--head-norm-groups", "7"], "head_norm_groups is 7, which does not divide")])
+def test_a_wrong_flag_of_the_network_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_folder, capsys):
+    assert words_of_it in refused(capsys, voc_folder, tmp_path / "run", *flags)

@@ -1,0 +1,139 @@
+"""Turns folders in VOC layout into COCO json, or COCO json into a folder in VOC layout.
+
+    python tools/voc_to_coco.py VOC2007 VOC2012 --split trainval --output trainval.json
+    python tools/voc_to_coco.py instances.json --to voc --images pictures --split train --output folder
+
+The json refers to the pictures where they are; what it needs as --images is said at the end. A folder gets copies of the
+pictures, and the list ImageSets/Main/SPLIT.txt; another call may add another split to it.
+
+Boxes are the same edges in both: xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1. A difficult object keeps its flag in a
+field `difficult` that the data room here reads and other tools pass over (iscrowd would make it a region that is not trained
+on); a crowd becomes an object with <iscrowd>1</iscrowd>, which other tools take for an ordinary one, and <difficult>1</difficult>.
+So a set and its conversion have the same targets, there and back; what VOC has no place for is lost: masks and their areas,
+ids, and categories without an object. Bad files and boxes end it as they end training; --skip-bad leaves them out.
+"""
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.flags import Parser  # noqa: E402
+from engine.log import one_sentence_errors  # noqa: E402
+
+
+def readable(numbers: list, edges_of, box) -> list:
+    """The numbers with four decimals, whole ones as int, where edges_of(numbers) still is the float32 `box`; else as they are."""
+    import torch
+    short = [round(value, 4) for value in numbers]
+    kept = short if torch.equal(torch.tensor(edges_of(*short)), box) else numbers
+    return [int(value) if value == int(value) else value for value in kept]
+
+
+def to_coco(dataset, images: Path) -> dict:
+    """The instances json of any data set with objects, whose pictures lie below the folder `images`."""
+    contents = {"images": [], "annotations": [], "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.classes, start=1)]}
+    for index, picture in enumerate(dataset.pictures):
+        target, number = dataset.target(index), index + 1
+        height, width = target["orig_size"]
+        contents["images"].append({"id": number, "file_name": Path(os.path.relpath(picture, images)).as_posix(), "width": width, "height": height})
+        for box, label, difficult, crowd in zip(*(target[field] for field in ("boxes", "labels", "difficult", "ignore")), strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            bbox = readable([x1, y1, x2 - x1, y2 - y1], lambda x, y, w, h: [x, y, x + w, y + h], box)
+            contents["annotations"].append({
+                "id": len(contents["annotations"]) + 1, "image_id": number, "category_id": int(label) + 1, "bbox": bbox,
+                "area": round(bbox[2] * bbox[3], 4), "iscrowd": int(crowd), "difficult": int(difficult)})
+    return contents
+
+
+def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
+    """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures
+    would need the same XML file, or one would lie outside the folder, or the list is there already."""
+    names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
+    ids = [name.with_suffix("").as_posix() for name in names]
+    times = Counter(ids)
+    for name, id in zip(names, ids, strict=True):
+        if times[id] > 1 or name.is_absolute() or ".." in name.parts:
+            rule = "shares its name with another picture" if times[id] > 1 else f"lies outside {images}"
+            raise ValueError(f"{images / name}: {rule}; in VOC layout it can have no XML file of its own")
+    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if listed.exists():
+        raise ValueError(f"--split {split}: {listed} is there already; name another split or another --output")
+    for index, (name, id) in enumerate(zip(names, ids, strict=True)):
+        xml, picture = folder / "Annotations" / f"{id}.xml", folder / "JPEGImages" / name
+        for path in (xml, picture, listed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        xml.write_text(annotation(dataset.target(index), name.name, dataset.classes), encoding="utf-8")
+        shutil.copyfile(dataset.pictures[index], picture)
+    listed.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+
+
+def annotation(target: dict, filename: str, classes: list) -> str:
+    """The XML of one picture, in 1-based inclusive pixels."""
+    root = ElementTree.Element("annotation")
+
+    def add(parent, tag, value=""):
+        child = ElementTree.SubElement(parent, tag)
+        child.text = str(value)
+        return child
+
+    add(root, "filename", filename)
+    size = add(root, "size")
+    for tag, value in zip(("height", "width", "depth"), (*target["orig_size"], 3), strict=True):
+        add(size, tag, value)
+    for box, label, difficult, crowd in zip(*(target[field] for field in ("boxes", "labels", "difficult", "ignore")), strict=True):
+        each = add(root, "object")
+        add(each, "name", classes[label])
+        add(each, "difficult", int(difficult))
+        if crowd:
+            add(each, "iscrowd", 1)
+        x1, y1, x2, y2 = box.tolist()
+        corners = readable([x1 + 1, y1 + 1, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - 1, ymin - 1, xmax, ymax], box)
+        bndbox = add(each, "bndbox")
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+            add(bndbox, tag, value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def main(argv: list | None = None) -> None:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("source", nargs="+", metavar="SOURCE", help="folders in VOC layout; with --to voc a json file")
+    add("--to", default="coco", choices=["coco", "voc"], help="what to make of it")
+    add("--output", required=True, metavar="PATH", help="json file to write; with --to voc the folder")
+    add("--split", default="all", metavar="S", help="list in ImageSets to convert, all: every XML file; with --to voc the list to write")
+    add("--images", metavar="DIR", help="with --to voc: the pictures of the json")
+    add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
+    add("--skip-bad", action="store_true", help="leave out what is bad instead of stopping")
+    flags = parser.parse_args(argv)
+    with one_sentence_errors():
+        convert(flags)
+
+
+def convert(flags) -> None:
+    from dataset.coco import COCODataset
+    from dataset.voc import VOCDataset
+    output = Path(flags.output)
+    if flags.to == "voc":
+        if len(flags.source) != 1 or not flags.images or flags.zero_based:
+            raise ValueError("--to voc takes one json file and --images DIR, and writes coordinates that start at 1")
+        dataset, images = COCODataset(flags.source[0], flags.images, skip_bad=flags.skip_bad), Path(flags.images)
+        to_voc(dataset, images, output, flags.split)
+    else:
+        dataset = VOCDataset(flags.source, None if flags.split == "all" else flags.split, one_based=not flags.zero_based, skip_bad=flags.skip_bad)
+        images = Path(os.path.commonpath([os.path.abspath(picture.parent) for picture in dataset.pictures]))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(to_coco(dataset, images), indent=1), encoding="utf-8")
+    for note in (*dataset.notes, *dataset.skipped):
+        print(f"note: {note}")
+    told = f"--data {output} --train-split {flags.split}" if flags.to == "voc" else f"--train-json {output} --train-images {images}"
+    print(f"{len(dataset)} pictures, {sum(dataset.class_counts().values())} objects: train_{flags.to}.py {told}")
+
+
+if __name__ == "__main__":
+    main()
