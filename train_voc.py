@@ -11,7 +11,7 @@ Several GPUs of one machine: the same command (DataParallel), or one process eac
 Several machines: the same on each
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train_voc.py --data my_pictures
 
-A run folder checkpoint/voc-N holds best.pth, last.pth, config.yaml, log.txt, metrics.csv, training.png, train_batch.jpg.
+A run folder checkpoint/voc-N holds best.pth, last.pth, config.yaml, network.yaml, log.txt, metrics.csv, training.png, train_batch.jpg.
 """
 import argparse
 import os

@@ -50,8 +50,8 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     options = FitOptions(
         epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
         warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
-        clip_norm=flags.clip, ema_decay=flags.ema, amp=amp_dtype(flags.amp, device), evaluate_every=flags.eval_every,
-        max_steps=flags.max_steps)
+        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum, amp=amp_dtype(flags.amp, device),
+        evaluate_every=flags.eval_every, max_steps=flags.max_steps)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
     counts = train_set.class_counts()

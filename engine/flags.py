@@ -113,7 +113,8 @@ MODEL_FLAGS = {
     "nms_iou_threshold": ("nms_iou_threshold", 0.6, number(float, 0, 1), "overlap above which the lower score goes"),
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
 }
-SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "ema", "amp")    # that a resumed run cannot change
+SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "ema",
+           "amp")       # that a resumed run cannot change
 
 
 def size_or_range(text):
@@ -181,6 +182,8 @@ def add_training_flags(parser, data, runs, presets):
     add("--momentum", type=share, default=0.9, metavar="X", help="of stochastic gradient descent")
     add("--weight-decay", type=number(float, 0), default=1e-4, metavar="X", help="on weights, not on biases and norms")
     add("--clip", type=number(float, 0), default=35.0, metavar="X", help="largest gradient norm; 0: no clipping")
+    add("--normalizer-momentum", type=share, default=0.0, metavar="X", help="losses are divided by the running mean of their counts, of which "
+        "each step keeps this share; 0: by those of the step")
     add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
     add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -15,15 +15,15 @@ CHOICES = {
 # What the known FCOS have in common with nobody else. Pixels, and how the ResNet was made, are a matter of the weights it starts from.
 PRESETS = {
     "fcos": {               # the paper's, without its later improvements
-        "backbone": "resnet50", "tower_bias": True, "head_norm_groups": 32, "distance_unit": "pixel", "quality_tower": "cls",
+        "backbone": "resnet50", "fpn_channels": 256, "tower_bias": True, "head_norm_groups": 32, "distance_unit": "pixel", "quality_tower": "cls",
         "center_sampling_radius": INF, "box_loss": "iou"},
     "fcos_improved": {},    # centre sampling, GIoU, distances in strides, centerness beside the box: the defaults
     "torchvision": {        # fcos_resnet50_fpn
-        "backbone": "resnet50", "tower_bias": True, "head_norm_groups": 32, "distance": "relu", "scale_distances": False,
+        "backbone": "resnet50", "fpn_channels": 256, "tower_bias": True, "head_norm_groups": 32, "distance": "relu", "scale_distances": False,
         "location_offset": 0.0, "strides_from_grid": True, "range_ends": "open", "box_weighting": "none",
         "threshold_on": "score", "score_threshold": 0.2},
     "keras_fcos": {
-        "backbone": "resnet50", "p6_from": "c5", "head_norm": "none", "distance_unit": "pixel", "scale_distances": False,
+        "backbone": "resnet50", "fpn_channels": 256, "p6_from": "c5", "head_norm": "none", "distance_unit": "pixel", "scale_distances": False,
         "quality_tower": "cls", "center_sampling_radius": INF, "box_loss": "iou", "nms_iou_threshold": 0.5, "max_detections": 300},
     "regnet_small": {"backbone": "regnet_x_400mf", "fpn_channels": 64, "levels": 3},
 }

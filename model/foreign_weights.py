@@ -171,7 +171,8 @@ def _shape(state: dict) -> dict:
     shape = {"backbone": _RESNETS[depth], "num_classes": num_classes, "fpn_channels": channels, "p6_from": "p5" if p6.shape[1] == channels else "c5",
              "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
              "head_convs": layers.count(4), "head_norm": "bn" if f"{tower}.1.0.weight" in state else "gn" if 1 in layers else "none",
-             "head_norm_groups": 32, "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared, "scale_distances": "head.scales" in state}
+             "head_norm_groups": 32 * (1 in layers), "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared,
+             "scale_distances": "head.scales" in state}
     return shape if depth[0] == 3 else {**shape, "stride_in_1x1": False}             # where there is no 1x1
 
 

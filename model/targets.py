@@ -69,7 +69,7 @@ def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: 
 
 def open_ranges(ranges: tuple) -> tuple:
     """The ranges that hold, both ends included, what `ranges` hold without their ends: each end is the next float32 inside."""
-    low, high = torch.tensor(ranges, dtype=torch.float32).unbind(1)
+    low, high = torch.tensor(ranges, dtype=torch.float32, device="cpu").unbind(1)
     return tuple(zip(low.nextafter(high).tolist(), high.nextafter(low).tolist(), strict=True))
 
 

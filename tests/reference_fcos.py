@@ -1,7 +1,7 @@
 """Other people's FCOS in the slow obvious way: tensors under their key names, and loops over locations, classes and boxes.
 
 Written from what each implementation does, and from nothing of ours, for tests of importing their weights:
-`random_weights(case)` is a file of theirs and `detections(case, weights, ...)` what they find with it. Two things are ours,
+`random_weights(case)` is a file of theirs and `detections` what they find with it. Two things are ours,
 on purpose: boxes are clipped to the picture before NMS, and areas are without "+ 1".
 """
 from dataclasses import dataclass
@@ -145,8 +145,8 @@ def random_weights(case: Case, channels: int = 64, seed: int = 0) -> dict:
         factor = 0.8 + 0.4 * torch.rand(1, generator=rng)
         weights[names["scale"].format(index=index)] = factor.squeeze() if case.family == "mmdet" else factor
 
-    levels = raw_outputs(case, weights, pictures(2, (128, 160)), ((128, 160),) * 2)
-    spread = {"cls": (-6.0, 1.5), "centre": (0.5, 1.0), "box": (2.2, 0.7) if case.distance == "relu" else (3.3, 0.5)}
+    levels = raw_outputs(case, weights, pictures(1, (128, 160)), ((128, 160),))
+    spread = {"cls": (-6.0, 1.5), "centre": (0.5, 1.0), "box": (2.2, 0.7) if case.distance == "relu" else (3.2, 0.35)}
     for last, (mean, deviation) in spread.items():
         values = torch.cat([level[last].flatten(2) for level in levels], 2).transpose(0, 1).flatten(1)
         factor = deviation / values.std(1)
@@ -184,10 +184,11 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
                 x = F.group_norm(x, 32, weights[f"{at}.weight"], weights[f"{at}.bias"]).relu()
         return x
 
-    mean, deviation = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in PIXELS[case.pixels])
-    x = torch.zeros(images.shape)
+    dtype = weights[f"{names['cls']}.weight"].dtype
+    mean, deviation = (torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in PIXELS[case.pixels])
+    x = torch.zeros(images.shape, dtype=dtype)
     for place, (height, width) in enumerate(sizes):                             # what pads is zero after this
-        picture = images[place, :, :height, :width].float()
+        picture = images[place, :, :height, :width]
         x[place, :, :height, :width] = ((picture.flip(0) if case.order == "bgr" else picture) - mean) / deviation
     x = F.max_pool2d(norm(conv(x, names["stem"], 2), names["stem_norm"]).relu(), 3, 2, 1)
     features = []
@@ -221,10 +222,9 @@ def raw_outputs(case: Case, weights: dict, images, sizes) -> list:
     return outputs
 
 
-def detections(case: Case, weights: dict, images, sizes, top_k: int = 1000, keep: int | None = None) -> list:
-    """[[(score, label, (x1, y1, x2, y2)), ...]] per picture, best first."""
-    levels = raw_outputs(case, weights, images, sizes)
-    return [_picture(case, weights, [{kind: values[place] for kind, values in level.items()} for level in levels], size, top_k, keep or case.keep)
+def detections(case: Case, weights: dict, outputs: list, sizes, top_k: int = 1000, keep: int | None = None) -> list:
+    """[[(score, label, (x1, y1, x2, y2)), ...]] per picture, best first, from raw_outputs."""
+    return [_picture(case, weights, [{kind: values[place] for kind, values in level.items()} for level in outputs], size, top_k, keep or case.keep)
             for place, size in enumerate(sizes)]
 
 

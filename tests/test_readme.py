@@ -7,6 +7,8 @@ from colour_network import colour_checkpoint, real_checkpoint
 from conftest import COLOURS
 from PIL import Image, ImageDraw
 
+from engine.flags import MODEL_FLAGS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,6 +39,16 @@ def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example,
 
 def test_every_file_of_the_map_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|util"
-    named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|detect)\.py", text)}
+    rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|tools|util"
+    named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|train_coco|eval_coco|training|evaluating|detect)\.py", text)}
     assert len(named) > 20 and not [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
+def test_the_table_of_toggles_names_flags_that_there_are_with_their_choices():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", text, re.MULTILINE)
+    named = {flag.replace("-", "_"): choices for flags, choices in rows for flag in re.findall(r"`--([\w-]+)`", flags)}
+    assert {*named} == {*MODEL_FLAGS} - {"head_convs", "pre_nms_top_k"}
+    for flag, choices in named.items():
+        kind = MODEL_FLAGS[flag][2]
+        assert not isinstance(kind, tuple) or not isinstance(kind[0], str) or all(f"`{choice}`" in choices for choice in kind), flag

@@ -474,15 +474,23 @@ def test_every_flag_of_the_network_reaches_its_config(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fills_what_is_not_given_and_a_run_folder_repeats_it(preset, tmp_path):
-    given = {"fpn_channels": 32, "head_convs": 1}
     config = network_of("--preset", preset)
-    assert all(config[field] == value for field, value in (PRESETS[preset] | given).items())
+    assert all(config[field] == value for field, value in (PRESETS[preset] | {"fpn_channels": 32, "head_convs": 1}).items())
     assert config["backbone"] == PRESETS[preset].get("backbone", "efficientnet_lite0")
     flags, _ = train_voc.parse_flags(["--preset", preset, "--backbone", "resnet18", "--scale-distances", "on"])
     assert (flags.backbone, flags.scale_distances) == ("resnet18", True)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({name: value for name, value in vars(flags).items() if name in MODEL_FLAGS}))
     again, _ = train_voc.parse_flags(["--config", str(tmp_path / "config.yaml")])
     assert {name: getattr(again, name) for name in MODEL_FLAGS} == {name: getattr(flags, name) for name in MODEL_FLAGS}
+
+
+def test_a_running_mean_of_the_counts_changes_the_second_step_and_is_settled_for_a_resumed_run(tmp_path, voc_folder, capsys):
+    flags = ("--val-split", "none", "--max-steps", 2, "--warmup", 0)
+    plain = train(voc_folder, tmp_path / "plain", *flags)
+    smooth = train(voc_folder, tmp_path / "smooth", *flags, "--normalizer-momentum", 0.9)
+    assert smooth["training"]["counts"] is not None and not same_weights(plain, smooth)
+    line = refusal(train_voc.main, ["--resume", tmp_path / "smooth/last.pth", "--normalizer-momentum", 0], capsys)
+    assert "--normalizer-momentum is 0.0, but" in line
 
 
 @pytest.mark.parametrize("flags, words_of_it", [
