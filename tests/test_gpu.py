@@ -6,6 +6,7 @@ import torch
 
 from engine.distributed import combine, replicate
 from model import build_model
+from model.config import PRESETS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 CONFIG = {"num_classes": 2, "backbone": "resnet18", "backbone_freeze": "norm", "fpn_channels": 32, "head_convs": 1}
@@ -28,10 +29,11 @@ def test_the_gpu_gives_the_losses_of_the_cpu():
         assert on_gpu[name].item() == pytest.approx(on_cpu[name].item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("fields", [{}, {"assignment": "atss", "quality": "iou"}, PRESETS["torchvision"] | CONFIG], ids=["default", "atss", "torchvision"])
 @pytest.mark.parametrize("amp", [None, torch.bfloat16])
-def test_forward_losses_and_backward_never_wait_for_the_device(amp):
+def test_forward_losses_and_backward_never_wait_for_the_device(amp, fields):
     torch.manual_seed(0)
-    network = build_model(CONFIG).to("cuda", memory_format=torch.channels_last)
+    network = build_model({**CONFIG, **fields}).to("cuda", memory_format=torch.channels_last)
     parallel = replicate(network, torch.device("cuda:0"), amp)
     inputs = batch("cuda")
     combine(parallel(*inputs))[0].backward()                 # the first step fills caches
