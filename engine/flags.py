@@ -86,7 +86,7 @@ MODEL_FLAGS = {
     "p6_from": ("p6_from", "p5", ("p5", "c5"), "what P6 is made of"),
     "head_convs": ("head_convs", 4, number(int, 0), "convolutions in each tower of the head"),
     "head_norm": ("head_norm", "gn", ("gn", "bn", "none"), "normalisation in the head: group norm, batch norm or none"),
-    "head_norm_groups": ("head_norm_groups", 0, number(int, 0), "groups of the group norm; 0: a quarter of the channels, at most 32"),
+    "head_norm_groups": ("head_norm_groups", 0, number(int, 0), "groups of the group norm; 0: 32, or half of the channels where they are few"),
     "tower_bias": ("tower_bias", False, switch, "bias of the tower convolutions beside a norm"),
     "shared_tower": ("shared_tower", False, switch, "one tower for class and box"),
     "distance": ("distance", "exp", ("exp", "relu"), "what makes distances of the head's numbers"),

@@ -37,7 +37,7 @@ class FCOSConfig:
     stride_in_1x1     a ResNet's bottlenecks shrink the map in their first convolution (Caffe's), not in the 3x3 (torchvision's)
     norm_eps          of the backbone's batch norms; None = its own
     levels            the pyramid: 5 = P3..P7 (strides 8..128), 3 = P3..P5 (strides 8..32)
-    head_norm         "bn" is one batch norm for each level; head_norm_groups 0 = as many as the channels allow, at most 32
+    head_norm         "bn" is one batch norm for each level; head_norm_groups 0 = 32, or half of the channels where they are few
     tower_bias        convolutions before a norm have a bias, which the norm could do without
     distance          exp(x) or relu(x) of what a location predicts, in units of distance_unit, after a learned factor for each
                       level where scale_distances

@@ -60,7 +60,7 @@ class Tower(nn.ModuleList):
 
     def __init__(self, convs: int, config):
         super().__init__()
-        channels, groups = config.fpn_channels, config.head_norm_groups or min(32, config.fpn_channels // 4)
+        channels, groups = config.fpn_channels, config.head_norm_groups or min(32, config.fpn_channels // 2)
         norms = {"gn": lambda: [nn.GroupNorm(groups, channels)], "none": lambda: [],
                  "bn": lambda: [nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(config.levels))]}
         for _ in range(convs):

@@ -156,7 +156,7 @@ def test_what_a_tower_is_made_of(norm, bias, keys):
 
 
 def test_group_norms_have_the_groups_asked_for():
-    assert small_head().cls_tower[1].num_groups == 8 and small_head(head_norm_groups=32).cls_tower[1].num_groups == 32
+    assert small_head().cls_tower[1].num_groups == 16 and small_head(head_norm_groups=32).cls_tower[1].num_groups == 32
 
 
 def test_each_level_has_its_own_batch_norm_and_sees_in_evaluation_what_it_saw_in_training():
