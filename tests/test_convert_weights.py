@@ -77,7 +77,7 @@ def test_a_converted_file_finds_the_same(case, tmp_path):
 
 
 MANY = 100_000
-NOT_SEEN = {"box_loss", "box_weighting", "center_sampling_radius", "range_ends", "max_detections"}
+NOT_SEEN = {"head_norm_groups", "box_loss", "box_weighting", "center_sampling_radius", "range_ends", "max_detections"}
 OF_SHAPE = {"num_classes", "backbone", "fpn_channels", "levels", "p6_from", "head_norm", "tower_bias", "shared_tower", "scale_distances"}
 
 
