@@ -131,17 +131,7 @@ def every_size(sizes):
     return [size for low, *high in ends for size in range(low, max([low, *high]) + 1)]
 
 
-def add_training_flags(parser, data, runs, presets):
-    """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
-
-    runs      the name of their run folders: checkpoint/runs-1, ...
-    presets   {name of a preset: {field of the network's config: value}}
-    """
-    add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
-    add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
-    add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
-        help="loading processes; 0: the main one loads")
-
+def _add_model_flags(parser, presets):
     add = parser.add_argument_group("model").add_argument
     add("--model", default="fcos", choices=["fcos"], help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
@@ -156,6 +146,20 @@ def add_training_flags(parser, data, runs, presets):
         kind = {"choices": kind, "type": type(kind[0])} if isinstance(kind, tuple) else {"type": kind, "metavar": "on|off" if kind is switch else "X"}
         shown = {True: "on", False: "off"}.get(default, default) if kind["type"] is switch else default
         add(f"--{name.replace('_', '-')}", default=None, help=f"{text} (default: {shown})", **kind)
+
+
+def add_training_flags(parser, data, runs, presets):
+    """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
+
+    runs      the name of their run folders: checkpoint/runs-1, ...
+    presets   {name of a preset: {field of the network's config: value}}
+    """
+    add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
+    add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
+    add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
+        help="loading processes; 0: the main one loads")
+
+    _add_model_flags(parser, presets)
 
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
