@@ -14,6 +14,7 @@ from dataset.preprocess import map_boxes, resize_picture, resized_size, tile_win
 from dataset.sample import check_target
 
 SIZE_MULTIPLE = 32
+_SIGNALS_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
 def collate(samples):
@@ -110,10 +111,9 @@ def _as_it_is(loaded):
 
 def _obey_the_main_process(worker):
     """Terminals and schedulers signal all processes at once; how to end is the main one's affair, which also says so
-    with SIGTERM."""
+    with SIGTERM. The workers are born with both signals held back (see _started)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _SIGNALS_CAN_WAIT:
         threading.Thread(target=_end_when_told_by_the_main_process, daemon=True).start()
 
 
@@ -129,8 +129,19 @@ def _data_loader(batches, jobs, workers, pin_memory):
                       generator=torch.Generator())
 
 
+def _started(data_loader):
+    """iter(data_loader); a signal that comes while its workers start waits for them, and for this process."""
+    if not _SIGNALS_CAN_WAIT:
+        return iter(data_loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return iter(data_loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _unpacked(data_loader):
-    for loaded in data_loader:
+    for loaded in _started(data_loader):
         if loaded.complaint:
             raise ValueError(loaded.complaint)
         yield loaded.batch, loaded.infos
