@@ -18,6 +18,11 @@ def resize_picture(image, size):
     return F.resize(image, list(size), antialias=True)
 
 
+def resize_masks(masks, size):
+    """uint8 [M, H, W] of 0 and 1 -> uint8 [M, h', w'], as the picture is resized: 1 where at least half of a pixel is covered."""
+    return masks if tuple(masks.shape[-2:]) == tuple(size) else (resize_picture(masks * 255, size) >= 128).to(torch.uint8)
+
+
 def map_boxes(boxes, source, destination):
     """Boxes of the rectangle `source` in the pixels in which that rectangle is `destination`.
 
