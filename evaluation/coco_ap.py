@@ -75,8 +75,10 @@ def _objects(target, kind):
     if kind == "segm":
         inside = xyxy_to_xywh(clip_boxes(boxes, target["orig_size"])).tolist()
         for each, rle, box_xywh in zip(objects, target["masks"], inside, strict=True):
-            unknown = {"segmentation": mask.frPyObjects([box_xywh], *target["orig_size"])[0], "neither": 1, "iscrowd": 1}
-            each |= {"segmentation": rle} if mask.area(rle) else unknown
+            if mask.area(rle):
+                each["segmentation"] = rle
+            else:
+                each |= {"segmentation": mask.frPyObjects(np.array([box_xywh]), *target["orig_size"])[0], "neither": 1, "iscrowd": 1}
     return objects
 
 
