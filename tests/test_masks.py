@@ -5,12 +5,19 @@ import random
 import numpy as np
 import pytest
 import torch
+from colour_network import ColourNetwork, colour_checkpoint
+from conftest import COLOURS
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
+from test_coco_dataset import TINY, contents, write  # noqa: F401
+from test_detect import draw_picture
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+import detect
+import eval_coco
+import train_coco
 from dataset.augment import Augment, mirror, rotate, show
 from dataset.coco import COCODataset, choose_pair, segmentation_rle
 from dataset.loader import TrainLoader, collate, eval_loader
@@ -18,7 +25,7 @@ from dataset.sample import check_target, keep_objects, make_target
 from engine.predict import map_to_picture, merge_windows, predict
 from evaluation.coco_ap import NUMBERS, evaluate
 from evaluation.report import coco_results, format_table
-from test_coco_dataset import TINY, contents, write  # noqa: F401
+from model.fcos import FCOS
 from util.draw import TINT, class_colours, draw_detections
 from util.masks import decode_rle, encode_rle, paste_masks
 
@@ -427,3 +434,67 @@ def test_masks_at_the_border_full_and_empty_ones_are_drawn():
     drawn = np.asarray(draw_detections(grey, torch.zeros(3, 4), ["a", "b", "c"], plates=False, masks=masks))
     assert (drawn[15, 20] != 128).any() and drawn.shape == (30, 40, 3)
     assert draw_detections(grey, [], [], masks=torch.zeros(0, 30, 40)).tobytes() == grey.tobytes()
+
+
+# the commands
+
+class MaskNetwork(ColourNetwork):
+    """Its masks fill their boxes, as the rectangles of these tests do."""
+
+    def find(self, image):
+        found = super().find(image)
+        return found | {"masks": torch.ones(len(found["labels"]), 28, 28)}
+
+
+@pytest.fixture
+def mask_network(tmp_path, monkeypatch):
+    """(checkpoint, json, folder of pictures): two pictures of 128 x 96, the first with two objects, each with its mask."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = colour_checkpoint(tmp_path / "best.pth", monkeypatch)
+    monkeypatch.setattr("model.build_model", MaskNetwork)
+    monkeypatch.setattr("model.needs_masks", lambda name: True)
+    boxes = (16, 8, 56, 48), (64, 32, 120, 88)
+    draw_picture(tmp_path / "in" / "1.png", *boxes)
+    draw_picture(tmp_path / "in" / "2.png")
+    annotations = [{"id": row, "image_id": 1, "category_id": (30, 10)[row], "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
+                    "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]]} for row, (x1, y1, x2, y2) in enumerate(boxes)]
+    (tmp_path / "a.json").write_text(json.dumps({
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in (1, 2)], "annotations": annotations,
+        "categories": [{"id": 30, "name": "disc"}, {"id": 10, "name": "slab"}]}))
+    return checkpoint, tmp_path / "a.json", tmp_path / "in"
+
+
+def test_eval_coco_prints_and_writes_both_sets_of_twelve_numbers(mask_network, tmp_path, capsys):
+    checkpoint, path, images = mask_network
+    metrics = eval_coco.main(["--checkpoint", checkpoint, "--json", str(path), "--images", str(images), "--device", "cpu", "--workers", "0",
+                              "--output", "out"])
+    assert metrics["mAP"] == pytest.approx(1) and metrics["segm"]["AP50"] == pytest.approx(1) and metrics["segm"]["AP"] > 0.8
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["segm"] == metrics["segm"]
+    printed = capsys.readouterr().out
+    assert "boxes: AP 1.000" in printed and "masks: AP 0." in printed and "AP masks" in printed
+    results = json.loads((tmp_path / "out/detections.json").read_text())
+    assert sorted(result["category_id"] for result in results) == [10, 30]
+    assert all(result["image_id"] == 1 and coco_mask.decode(result["segmentation"]).shape == (96, 128) for result in results)
+    assert len(list((tmp_path / "out/pictures").glob("*.jpg"))) == 2
+
+
+def test_detect_writes_masks_and_draws_them(mask_network):
+    checkpoint, _, images = mask_network
+    first, second = detect.main([str(images), "--checkpoint", checkpoint, "--device", "cpu", "--output", "found"])
+    disc, = (found for found in first["detections"] if found["label"] == "disc")
+    assert (extent(decode_rle(disc["segmentation"], (96, 128))) - torch.tensor(disc["box"])).abs().max() <= 1 and not second["detections"]
+    drawn = Image.open("found/1.png").convert("RGB")
+    assert drawn.getpixel((36, 28)) != COLOURS[0] and drawn.getpixel((5, 90)) == (110, 110, 110)
+
+
+def test_training_opens_the_masks_that_the_network_needs_and_hands_them_over(mask_network, tmp_path, monkeypatch):
+    _, path, images = mask_network
+    monkeypatch.undo()
+    seen, forward = [], FCOS.forward
+    monkeypatch.setattr("model.fcos.FCOS.needs_masks", True)
+    monkeypatch.setattr("model.fcos.FCOS.forward", lambda self, *arguments: (seen.append(arguments), forward(self, *arguments))[1])
+    train_coco.main(["--train-json", str(path), "--train-images", str(images), "--output", str(tmp_path / "run"), "--max-steps", "1", "--epochs", "1",
+                     "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--backbone", "resnet18", "--weights", "none", "--channels", "32",
+                     "--levels", "3", "--head-convs", "1", "--workers", "0", "--device", "cpu"])
+    images, _, targets = seen[0]
+    assert targets["masks"].shape == (*targets["labels"].shape, *images.shape[-2:]) and targets["masks"].any()
