@@ -2,6 +2,7 @@
 import math
 
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 
@@ -19,8 +20,8 @@ def resize_picture(image, size):
 
 
 def resize_masks(masks, size):
-    """uint8 [M, H, W] of 0 and 1 -> uint8 [M, h', w'], as the picture is resized: 1 where at least half of a pixel is covered."""
-    return masks if tuple(masks.shape[-2:]) == tuple(size) else (resize_picture(masks * 255, size) >= 128).to(torch.uint8)
+    """uint8 [M, H, W] -> uint8 [M, h', w']: what lies under the middle of each new pixel; M may be 0."""
+    return F.resize(masks, list(size), InterpolationMode.NEAREST_EXACT) if len(masks) else masks.new_zeros(0, *size)
 
 
 def map_boxes(boxes, source, destination):

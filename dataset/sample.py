@@ -54,10 +54,11 @@ def check_target(target, image_size, num_classes, where):
         if value.dtype != dtype or tuple(value.shape) != shape:
             raise ValueError(f"{where}: {field} must be {dtype} of shape {list(shape)}, "
                              f"not {value.dtype} of shape {list(value.shape)}")
-    masks = target.get("masks")
-    if masks is not None and (masks.dtype != torch.uint8 or tuple(masks.shape) != (count, *image_size) or (masks > 1).any()):
-        raise ValueError(f"{where}: masks must be 0 or 1 in torch.uint8 of shape {[count, *image_size]}, "
-                         f"not {masks.dtype} of shape {list(masks.shape)} with values up to {masks.max() if masks.numel() else 0}")
+    if "masks" in target:
+        masks, most = target["masks"], int(target["masks"].max()) if target["masks"].numel() else 0
+        if masks.dtype != torch.uint8 or tuple(masks.shape) != (count, *image_size) or most > 1:
+            raise ValueError(f"{where}: masks must be 0 or 1 in torch.uint8 of shape {[count, *image_size]}, "
+                             f"not up to {most} in {masks.dtype} of shape {list(masks.shape)}")
     (x1, y1, x2, y2), labels = target["boxes"].unbind(1), target["labels"]
     height, width = image_size
     rules = (

@@ -111,7 +111,7 @@ def draw_targets(image, boxes, names, ignore, levels):
     lines = [(colour, f"{name}: " + ("a region to leave out" if left_out else ", ".join(counts) or "none"))
              for colour, name, left_out, counts in zip(colours, numbered, ignore.tolist(), answers, strict=True)]
     lines += [(GREY, "ignored"), (None, "all else: background; dashed: the object")] + [(None, f"nothing on {', '.join(idle)}")] * bool(idle)
-    return above_legend(grid(panels, 1 + (len(panels) > 1) + (len(panels) > 4), side=2 * PANEL), lines)
+    return above_legend(grid(panels, max(2, -(-len(panels) // 2)), side=2 * PANEL), lines)
 
 
 def draw_level(picture, gt_boxes, boxes, matched_gt, colours):
@@ -134,7 +134,7 @@ def draw_level(picture, gt_boxes, boxes, matched_gt, colours):
         elif gt >= 0:
             draw.rectangle((x1, y1, x2, y2), outline=(*colour, 255), width=2)
         if not tiles or gt >= 0 and x2 - x1 > 12:
-            draw.circle(middle, 2, fill=(*colour, 255))
+            draw.circle(middle, 1 + (gt >= 0), fill=(*colour, 255))
     for gt in matched_gt[matched_gt >= 0].unique().tolist():
         draw_dashes(draw, [round(edge) for edge in gt_boxes[gt].tolist()], colours[gt], width=2, dash=6)
     return Image.alpha_composite(pale.convert("RGBA"), layer).convert("RGB")
