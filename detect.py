@@ -13,7 +13,8 @@ common, so that a/1.jpg and b/1.jpg both stay; and one detections.json:
     [{"image": "a/1.jpg", "width": 640, "height": 480,
       "detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": "nail"}]}]
 
-Boxes are in the pixels of the upright original, the best first. A video has an entry for each frame, with its "frame"
+Boxes are in the pixels of the upright original, the best first. Where the network finds masks, each detection has a
+"segmentation" too, the RLE of COCO json {"size": [h, w], "counts": "..."}, as pycocotools.mask.decode takes it. A video has an entry for each frame, with its "frame"
 number from 0. What an earlier call left there is replaced. Inputs that cannot be read are named at the end, after all
 others are done; the exit code is then 2.
 """
@@ -150,16 +151,23 @@ class Detector:
         return [(image, self.entry(path, image, found[place])) for place, (path, image) in enumerate(frames)]
 
     def entry(self, path, image, found):
-        rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
-        detections = [{"box": [round(edge, 1) for edge in box], "score": round(score, 4), "label": self.classes[label]}
-                      for box, score, label in rows if score >= self.threshold]
+        from util.masks import paste_as_rle
+
+        sure = found["scores"].double() >= self.threshold
+        found = {name: values[sure] for name, values in found.items()}
+        masks = [{"segmentation": rle} for rle in paste_as_rle(found, image.shape[1:])] if "masks" in found else [{}] * len(found["scores"])
+        rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), masks, strict=True)
+        detections = [{"box": [round(edge, 1) for edge in box], "score": round(score, 4), "label": self.classes[label], **mask}
+                      for box, score, label, mask in rows]
         return {"image": path.as_posix(), "width": image.shape[2], "height": image.shape[1], "detections": detections}
 
     def draw(self, image, entry):
         from util.draw import draw_detections
+        from util.masks import decode_rle
 
         boxes, labels, scores = ([found[key] for found in entry["detections"]] for key in ("box", "label", "score"))
-        return draw_detections(image, boxes, labels, scores, self.classes)
+        masks = [decode_rle(found["segmentation"], tuple(image.shape[1:])) for found in entry["detections"] if "segmentation" in found]
+        return draw_detections(image, boxes, labels, scores, self.classes, masks=masks or None)
 
 
 class Samples(list):

@@ -4,7 +4,7 @@
     python eval_coco.py --checkpoint checkpoint/coco-1/best.pth --json a.json --images pictures
     python eval_coco.py --data coco --min-size 800 --max-size 1333
 
-The numbers are those of pycocotools on the file as it is. Into --output go what eval_voc.py writes there; detections.json
+The numbers are those of pycocotools on the file as it is, for masks too where the network finds them. Into --output go what eval_voc.py writes there; detections.json
 holds the image ids and category ids of the file, so that any COCO tool or server takes it.
 """
 import argparse
@@ -27,15 +27,18 @@ def parse_flags(argv: list | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_data(flags: argparse.Namespace, classes: list):
+def open_data(flags: argparse.Namespace, checkpoint: dict):
     """(data set, which it is)"""
     from dataset.coco import COCODataset, choose_pair
+    from model import needs_masks
     if bool(flags.json) != bool(flags.images) or not (flags.json or flags.data):
         raise ValueError("there is nothing to evaluate on: give --data DIR, or --json FILE with --images DIR")
     pair = (flags.json, flags.images) if flags.json else choose_pair(flags.data, flags.split)
     if pair is None:
         raise ValueError(f"--data {flags.data}: has no annotations/instances_{flags.split}*.json")
-    return COCODataset(*pair, classes=classes, skip_bad=flags.skip_bad), {"json": str(pair[0]), "images": str(pair[1])}
+    with_masks = needs_masks(checkpoint["config"].get("model", "fcos"))
+    dataset = COCODataset(*pair, checkpoint["classes"], flags.skip_bad, with_masks)
+    return dataset, {"json": str(pair[0]), "images": str(pair[1])}
 
 
 def main(argv: list | None = None) -> dict:

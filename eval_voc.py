@@ -39,11 +39,11 @@ def parse_flags(argv: list | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_data(flags: argparse.Namespace, classes: list):
+def open_data(flags: argparse.Namespace, checkpoint: dict):
     """(data set, which it is)"""
     from dataset.voc import VOCDataset
     split = default_split(flags.data) if flags.split == "auto" else flags.split
-    dataset = VOCDataset(flags.data, None if split == "all" else split, classes, not flags.zero_based, flags.skip_bad)
+    dataset = VOCDataset(flags.data, None if split == "all" else split, checkpoint["classes"], not flags.zero_based, flags.skip_bad)
     return dataset, {"data": flags.data, "split": split}
 
 

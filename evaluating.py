@@ -13,7 +13,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     """Measures as the flags say, writes, and returns the metrics. What differs between the commands is handed over:
 
     checkpoints   the folder of the run folders, where --checkpoint names none
-    open_data     (flags, classes) -> (data set like dataset.voc.VOCDataset, {name: plain value} for metrics.json to say which)
+    open_data     (flags, checkpoint) -> (data set like dataset.voc.VOCDataset, {name: plain value} for metrics.json to say which)
     evaluate      (detections, ground truth, classes) -> metrics, as evaluation.report.evaluate
     """
     from dataset.loader import eval_loader
@@ -25,7 +25,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     device = select_device(flags.device)
     path, checkpoint = chosen_checkpoint(flags, checkpoints)
     sizes = input_sizes(flags, checkpoint)
-    dataset, which = open_data(flags, checkpoint["classes"])
+    dataset, which = open_data(flags, checkpoint)
     for note in [*dataset.notes, *dataset.skipped]:
         print(f"note: {note}")
     told = ", ".join(f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in which.items())
@@ -48,7 +48,9 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     output = Path(flags.output) if "output" in flags else path.parent / "eval"
     output.mkdir(parents=True, exist_ok=True)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    (output / "detections.json").write_text(json.dumps(coco_results(detections, dataset.category_ids, dataset.image_ids)), encoding="utf-8")
+    sizes = {image_id: target["orig_size"] for image_id, target in truth.items()}
+    results = coco_results(detections, dataset.category_ids, dataset.image_ids, sizes)
+    (output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     plot(detections, truth, dataset, metrics["score_threshold"], output)
     print(f"{seconds:.3f} s a picture; metrics.json, detections.json, plots and pictures are in {output}")
     return metrics
@@ -61,6 +63,7 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
     from dataset.pictures import read_picture
     from evaluation.plots import plot_confusion_matrix, plot_precision_recall
     from util.draw import draw_detections
+    from util.masks import paste_masks
 
     classes = dataset.classes
     plot_precision_recall(detections, ground_truth, classes, output / "precision_recall.png")
@@ -74,6 +77,7 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
         names = [classes[label] for label in truth["labels"]]
         picture = draw_detections(read_picture(dataset.pictures[index]), truth["boxes"], names, classes=classes,
                                   dashed=True, plates=False)
-        picture = draw_detections(picture, found["boxes"][sure], [classes[label] for label in found["labels"][sure]],
-                                  found["scores"][sure], classes)
+        found = {name: values[sure] for name, values in found.items()}
+        masks = paste_masks(found["masks"], found["boxes"], truth["orig_size"]) if "masks" in found else None
+        picture = draw_detections(picture, found["boxes"], [classes[label] for label in found["labels"]], found["scores"], classes, masks=masks)
         picture.save(output / "pictures" / f"{dataset.ids[index].replace('/', '_')}.jpg", quality=92)

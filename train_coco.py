@@ -54,14 +54,16 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
     from dataset.coco import COCODataset
+    from model import needs_masks
     train_pair, val_pair = (chosen_pair(flags, part) for part in ("train", "val"))
     if train_pair is None:
         raise ValueError(f"--data {flags.data}: has no annotations/instances_train*.json" if flags.data else
                          "there is nothing to train on: give --data DIR, or --train-json FILE with --train-images DIR")
-    train_set = COCODataset(*train_pair, skip_bad=flags.skip_bad)
+    options = {"skip_bad": flags.skip_bad, "with_masks": needs_masks(flags.model)}
+    train_set = COCODataset(*train_pair, **options)
     if not any(train_set.class_counts().values()):
         raise ValueError(f"{train_pair[0]}: not one object in {len(train_set)} pictures to train on")
-    return train_set, COCODataset(*val_pair, classes=train_set.classes, skip_bad=flags.skip_bad) if val_pair else None
+    return train_set, COCODataset(*val_pair, classes=train_set.classes, **options) if val_pair else None
 
 
 def chosen_pair(flags: argparse.Namespace, part: str) -> tuple | None:

@@ -138,11 +138,14 @@ def amp_dtype(choice: str, device):
 
 
 def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
-    """train_batch.jpg: the first batch as the network sees it, with its boxes."""
+    """train_batch.jpg: the first batch as the network sees it, with its boxes, and masks if it learns them."""
     if not run.active:
         return
     from util.draw import draw_detections, grid
     batch, _ = next(iter(loader.batches(0)))
-    pictures = [draw_detections(image, boxes[labels >= 0], [classes[label] for label in labels[labels >= 0]], classes=classes)
-                for image, boxes, labels in zip(batch["images"], batch["boxes"], batch["labels"], strict=True)]
+    pictures = []
+    for row, labels in enumerate(batch["labels"]):
+        boxes, masks = (batch[name][row][labels >= 0] if name in batch else None for name in ("boxes", "masks"))
+        names = [classes[label] for label in labels[labels >= 0]]
+        pictures.append(draw_detections(batch["images"][row], boxes, names, classes=classes, masks=masks))
     grid(pictures[:12], columns=4).save(folder / "train_batch.jpg", quality=88)

@@ -4,7 +4,7 @@ Everything is one step, `show`: a rectangle of a picture, which may stick out of
 canvas. Whole pictures, zooming in and out, crops around small objects and mosaics differ only in the rectangle. Cutting
 comes first and resizing second, so that mirror, rotation and colour work on a tensor of the network's size. Pixels go
 through torchvision.transforms.v2; boxes are moved here, since v2 grows the boxes of rotated pictures and filters only
-labels.
+labels. Masks, where a target has them, go through the same steps as the pixels.
 """
 import math
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from dataset.preprocess import map_boxes, resize_picture, resized_size
-from dataset.sample import PER_BOX, keep_objects
+from dataset.preprocess import map_boxes, resize_masks, resize_picture, resized_size
+from dataset.sample import keep_objects, per_box
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's; what normalisation turns into zero, as it does the padding
 MIN_VISIBLE = 0.3  # of an object's area; less is no example of it
@@ -95,8 +95,9 @@ class Augment:
             source = (image, target) if place == 0 else dataset[rng.randrange(len(dataset))]
             part, part_target = self._show(*source, (y2 - y1, x2 - x1), min_size, max_size, rng)
             canvas[:, y1:y2, x1:x2] = part
+            part_target = lay_masks(part_target, (x1, y1, x2, y2), canvas_size)
             targets.append({**part_target, "boxes": part_target["boxes"] + torch.tensor([x1, y1, x1, y1])})
-        return canvas, {**target, **{field: torch.cat([each[field] for each in targets]) for field in PER_BOX}}
+        return canvas, {**target, **{field: torch.cat([each[field] for each in targets]) for field in per_box(target)}}
 
 
 def _window_start(side, window, inside, rng):
@@ -126,13 +127,26 @@ def show(image, target, window, canvas_size):
     scale = [canvas / (window[axis + 2] - window[axis]) for axis, canvas in ((0, canvas_size[1]), (1, canvas_size[0]))]
     x1, y1, x2, y2 = (round((edge - window[side % 2]) * scale[side % 2]) for side, edge in enumerate(source))
     if x1 >= x2 or y1 >= y2:  # less than a pixel of the picture, or nothing
-        return _blank(canvas_size), keep_objects(target, slice(0, 0))
+        return _blank(canvas_size), lay_masks(keep_objects(target, slice(0, 0)), (0, 0, 0, 0), canvas_size)
     part = resize_picture(image[:, source[1]:source[3], source[0]:source[2]], (y2 - y1, x2 - x1))
     if (x1, y1, x2, y2) != (0, 0, canvas_size[1], canvas_size[0]):
         part, canvas = _blank(canvas_size), part
         part[:, y1:y2, x1:x2] = canvas
     boxes = map_boxes(target["boxes"], source, (x1, y1, x2, y2))
-    return part, keep_visible({**target, "boxes": boxes}, (x1, y1, x2, y2))
+    target = keep_visible({**target, "boxes": boxes}, (x1, y1, x2, y2))
+    if "masks" in target:
+        target["masks"] = target["masks"][:, source[1]:source[3], source[0]:source[2]]
+    return part, lay_masks(target, (x1, y1, x2, y2), canvas_size)
+
+
+def lay_masks(target, place, canvas_size):
+    """The target with its masks, if it has any, resized to the rectangle `place` of a canvas of zeros of `canvas_size` (h, w)."""
+    if "masks" not in target:
+        return target
+    (x1, y1, x2, y2), masks = place, target["masks"]
+    canvas = masks.new_zeros(len(masks), *canvas_size)
+    canvas[:, y1:y2, x1:x2] = resize_masks(masks, (y2 - y1, x2 - x1))
+    return {**target, "masks": canvas}
 
 
 def keep_visible(target, view):
@@ -151,7 +165,9 @@ def mirror(image, target, vertical=False):
     side = image.shape[-1 - axis]
     boxes = target["boxes"].clone()
     boxes[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
-    return (F.vertical_flip if vertical else F.horizontal_flip)(image), {**target, "boxes": boxes}
+    flip = F.vertical_flip if vertical else F.horizontal_flip
+    masks = {"masks": flip(target["masks"])} if "masks" in target else {}
+    return flip(image), {**target, "boxes": boxes, **masks}
 
 
 def rotate(image, target, degrees):
@@ -161,16 +177,21 @@ def rotate(image, target, degrees):
     sqrt(a² cos² + b² sin²), sqrt(a² sin² + b² cos²). Turning the corners would grow a box by 1.3 to 2.7 times at 10°,
     most of it background.
     """
+    def turned(pixels, interpolation, fill=0):
+        return F.pil_to_tensor(F.rotate(F.to_pil_image(pixels), degrees, interpolation, fill=fill))
+
     height, width = image.shape[-2:]
-    image = F.pil_to_tensor(F.rotate(F.to_pil_image(image), degrees, InterpolationMode.BILINEAR, fill=MEAN_COLOUR))
+    image = turned(image, InterpolationMode.BILINEAR, MEAN_COLOUR)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     centre = torch.tensor([width / 2, height / 2])
     x, y = ((target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2 - centre).unbind(1)
     middle = torch.stack([x * cos + y * sin, y * cos - x * sin], dim=1) + centre
     a2, b2 = ((target["boxes"][:, 2:] - target["boxes"][:, :2]) / 2).square().unbind(1)
     half = torch.stack([a2 * cos**2 + b2 * sin**2, a2 * sin**2 + b2 * cos**2], dim=1).sqrt()
-    boxes = torch.cat([middle - half, middle + half], dim=1)
-    return image, keep_visible({**target, "boxes": boxes}, (0, 0, width, height))
+    target = keep_visible({**target, "boxes": torch.cat([middle - half, middle + half], dim=1)}, (0, 0, width, height))
+    if len(target.get("masks", ())):
+        target["masks"] = torch.cat([turned(mask, InterpolationMode.NEAREST) for mask in target["masks"]])
+    return image, target
 
 
 def jitter_colour(image, brightness, contrast, saturation):

@@ -9,6 +9,7 @@ from dataset.annotated import AnnotatedPictures, unknown_class
 from dataset.pictures import natural_order, upright_size
 from dataset.voc import box_edges
 from util.boxes import xywh_to_xyxy
+from util.masks import decode_rle, encode_rle
 
 
 def read_instances(path) -> dict:
@@ -78,6 +79,7 @@ class COCODataset(AnnotatedPictures):
     path        the json file;  images   the folder below which its file_names lie
     classes     names in the order of the labels; None takes all categories of the file, by rising id
     skip_bad    False: the first bad entry ends it with a ValueError; True: what is bad is left out
+    with_masks  targets of [i] have "masks", see make_target; the segmentations of all objects are read, and judged, by __init__
 
     Ids may have gaps, start at 0 or be texts; an image_id here is the text of the id, `.image_ids` leads back. A box is
     [x, y, w, h] in upright pixels, continuous edges. Where `iscrowd` or `ignore` is 1 the box is a region: left out of
@@ -85,12 +87,13 @@ class COCODataset(AnnotatedPictures):
     tools/voc_to_coco.py writes, it is VOC's difficult: trained on as any other, neither hit nor miss when evaluated.
     """
 
-    def __init__(self, path, images, classes=None, skip_bad=False):
+    def __init__(self, path, images, classes=None, skip_bad=False, with_masks=False):
         super().__init__()
+        self._rle_counts = [] if with_masks else None       # a text for each object
         contents = read_instances(path)
         names = {str(category["id"]): str(category["name"]) for category in contents["categories"]}
         objects_of, self._written = {str(image["id"]): [] for image in contents["images"]}, []
-        self.objects_cut = 0
+        self.objects_cut = self.without_mask = 0
         for place, annotation in enumerate(contents["annotations"], start=1):
             where = f"{path}: annotation {annotation.get('id', f'number {place}')}"
             image_id, name = str(annotation["image_id"]), names.get(str(annotation["category_id"]))
@@ -107,6 +110,8 @@ class COCODataset(AnnotatedPictures):
         self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad)
         if self.objects_cut:
             self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
+        if self.without_mask:
+            self.notes.append(f"{path}: {self.without_mask} of {len(self._written)} objects have no segmentation; no mask is learnt from them")
         self._written = torch.tensor(self._written, dtype=torch.float64).reshape(-1, 5)
         category_ids = {str(category["name"]): category["id"] for category in contents["categories"]}
         self.category_ids = [category_ids.get(name) for name in self.classes]
@@ -125,6 +130,9 @@ class COCODataset(AnnotatedPictures):
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
                 area = float(annotation.get("area", w * h))
+                if self._rle_counts is not None:
+                    self._rle_counts.append(segmentation_rle(annotation.get("segmentation"), size)["counts"])
+                    self.without_mask += not annotation.get("segmentation")
             except (TypeError, ValueError) as error:
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue
@@ -135,11 +143,51 @@ class COCODataset(AnnotatedPictures):
         self._add(str(image["id"]), picture, size, objects)
 
     def truth(self):
-        """{image_id: ground truth}, as evaluation.coco_ap.evaluate takes it: boxes as written, not cut, and the areas that
-        the file gives, which are those of the masks."""
+        """{image_id: ground truth}, as evaluation.coco_ap.evaluate takes it: boxes as written, not cut, the areas that the
+        file gives, which are those of the masks, and, with_masks, the masks as RLE."""
         boxes, areas = xywh_to_xyxy(self._written[:, :4]), self._written[:, 4]
-        return {image_id: self.target(index) | {"boxes": boxes[self._rows(index)], "areas": areas[self._rows(index)]}
+        return {image_id: self.target(index) | {"boxes": boxes[self._rows(index)], "areas": areas[self._rows(index)]} | self._masks(index)
                 for index, image_id in enumerate(self.ids)}
+
+    def _masks(self, index):
+        """{"masks": an RLE for each object}; nothing without masks."""
+        if self._rle_counts is None:
+            return {}
+        return {"masks": [{"size": list(self._sizes[index]), "counts": counts} for counts in self._rle_counts[self._rows(index)]]}
+
+    def __getitem__(self, index):
+        image, target = super().__getitem__(index)
+        for name, rles in self._masks(index).items():
+            masks = [decode_rle(rle, target["orig_size"]) for rle in rles]
+            target[name] = torch.stack(masks) if masks else torch.zeros(0, *target["orig_size"], dtype=torch.uint8)
+        return image, target
+
+
+def segmentation_rle(segmentation, size):
+    """The RLE of a COCO segmentation in a picture of `size` (h, w): of polygons [[x1, y1, x2, y2, ...], ...], in one of which a
+    pixel has to lie, or of an RLE, packed or not. None and nothing give a mask of zeros.
+
+    Raises ValueError with the rule for what is neither, or belongs to a picture of another size.
+    """
+    if not segmentation or segmentation == [[]]:
+        return encode_rle(torch.zeros(1, *size))[0]
+    if isinstance(segmentation, dict):
+        return encode_rle(decode_rle(segmentation, size)[None])[0]
+    for polygon in segmentation if isinstance(segmentation, list) else [segmentation]:
+        if not is_polygon(polygon, size):
+            shown = str(polygon) if len(str(polygon)) < 60 else f"{str(polygon)[:60]}..."
+            raise ValueError(f"segmentation holds {shown}, must be an RLE, or polygons [x1, y1, x2, y2, x3, y3, ...] in the {size[1]}x{size[0]} "
+                             "picture, or not further from it than its own sides are long")
+    from pycocotools import mask
+    rle = mask.merge(mask.frPyObjects(segmentation, *size))
+    return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+
+
+def is_polygon(polygon, size):
+    """Whether it is one that pycocotools fills: it takes four numbers for a box, and walks along edges of any length."""
+    return (isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+            and all(isinstance(value, (int, float)) and -side <= value <= 2 * side
+                    for axis, side in ((0, size[1]), (1, size[0])) for value in polygon[axis::2]))
 
 
 def xywh_edges(bbox, size):

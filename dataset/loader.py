@@ -28,6 +28,7 @@ def collate(samples):
     batch["weights"]       float32 [B, M]       0 in padding rows
     batch["ignore"]        bool [B, M]          True: a region to leave out, as COCO's crowds; False in padding rows, and for
                                                 VOC's difficult objects, which are trained on as any other
+    batch["masks"]         uint8 [B, M, H, W]   where the targets have them: padded like the images
     infos                  [{"image_id", "orig_size" (h, w), "window" (x1, y1, x2, y2)}], the window in original pixels
     """
     images, targets = zip(*samples, strict=True)
@@ -43,6 +44,10 @@ def collate(samples):
         for row, target in enumerate(targets):
             for field in ("boxes", "labels", "weights", "ignore"):
                 batch[field][row, : len(target[field])] = target[field]
+    if "masks" in targets[0]:
+        batch["masks"] = torch.zeros(*batch["labels"].shape, height, width, dtype=torch.uint8)
+        for row, (target, (h, w)) in enumerate(zip(targets, sizes.tolist(), strict=True)):
+            batch["masks"][row, : len(target["masks"]), :h, :w] = target["masks"]
     whole = [(0, 0, target["orig_size"][1], target["orig_size"][0]) for target in targets]
     infos = [{"image_id": target["image_id"], "orig_size": target["orig_size"], "window": target.get("window", full)}
              for target, full in zip(targets, whole, strict=True)]

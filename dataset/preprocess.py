@@ -2,6 +2,7 @@
 import math
 
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 
@@ -16,6 +17,11 @@ def resize_picture(image, size):
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.resize(image, list(size), antialias=True)
+
+
+def resize_masks(masks, size):
+    """uint8 [M, H, W] -> uint8 [M, h', w']: what lies under the middle of each new pixel; M may be 0."""
+    return F.resize(masks, list(size), InterpolationMode.NEAREST_EXACT) if len(masks) else masks.new_zeros(0, *size)
 
 
 def map_boxes(boxes, source, destination):

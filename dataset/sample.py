@@ -4,6 +4,11 @@ import torch
 PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights")
 
 
+def per_box(target):
+    """The names of the target's fields that have a row for each object: PER_BOX, and masks where there are any."""
+    return (*PER_BOX, "masks") if "masks" in target else PER_BOX
+
+
 def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None):
     """The target of a picture with M objects; M may be 0. Every list may be a tensor.
 
@@ -14,6 +19,8 @@ def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None):
     weights     float32 [M]     1, a human label
     image_id    str
     orig_size   (h, w)          of the upright picture
+    and, added by a data set that was opened with them:
+    masks       uint8 [M, H, W] 1 on the object, in the picture's pixels; all 0 where nobody drew one
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return {
@@ -29,7 +36,7 @@ def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None):
 
 def keep_objects(target, keep):
     """The target with only the objects of `keep` (bool [M] or indices), every field per box cut alike."""
-    return {**target, **{field: target[field][keep] for field in PER_BOX}}
+    return {**target, **{field: target[field][keep] for field in per_box(target)}}
 
 
 def check_target(target, image_size, num_classes, where):
@@ -47,6 +54,11 @@ def check_target(target, image_size, num_classes, where):
         if value.dtype != dtype or tuple(value.shape) != shape:
             raise ValueError(f"{where}: {field} must be {dtype} of shape {list(shape)}, "
                              f"not {value.dtype} of shape {list(value.shape)}")
+    if "masks" in target:
+        masks, most = target["masks"], int(target["masks"].max()) if target["masks"].numel() else 0
+        if masks.dtype != torch.uint8 or tuple(masks.shape) != (count, *image_size) or most > 1:
+            raise ValueError(f"{where}: masks must be 0 or 1 in torch.uint8 of shape {[count, *image_size]}, "
+                             f"not up to {most} in {masks.dtype} of shape {list(masks.shape)}")
     (x1, y1, x2, y2), labels = target["boxes"].unbind(1), target["labels"]
     height, width = image_size
     rules = (

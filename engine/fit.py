@@ -115,7 +115,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        targets = {name: on_device[name] for name in ("boxes", "labels", "weights", "ignore")}
+        targets = {name: tensor for name, tensor in on_device.items() if name not in ("images", "image_sizes")}
         losses = self.parallel(on_device["images"], on_device["image_sizes"], targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)

@@ -18,7 +18,8 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
     loader     iterable of (batch, infos); a picture may come in several windows, in any order
     amp_dtype  torch.bfloat16, torch.float16 or None for float32
     returns    {image_id: {"boxes" float32 [K,4], "scores" float32 [K], "labels" int64 [K]}} on the CPU, best first,
-               boxes clipped to the picture; every id of the loader is there, with K = 0 where nothing was found
+               boxes clipped to the picture; every id of the loader is there, with K = 0 where nothing was found. "masks"
+               float32 [K,S,S], which util.masks.paste_masks puts into the picture, where the network gives them
 
     The windows of one picture are merged by `merge_windows`, which alone uses the last two arguments.
     """
@@ -53,14 +54,14 @@ def map_to_picture(output, info, image_size):
     """Detections of one network input -> the same in the original picture's pixels, clipped to it, on the CPU.
 
     image_size (h, w) is the input before padding; it shows info["window"] (x1, y1, x2, y2) of a picture of
-    info["orig_size"] (h, w): boxes * (window size / image_size) + window corner.
+    info["orig_size"] (h, w): boxes * (window size / image_size) + window corner. Masks lie in their boxes, and stay as they are.
     """
     x1, y1, x2, y2 = info["window"]
     input_height, input_width = (float(side) for side in image_size)
-    boxes = output["boxes"].float().cpu()
+    found = {name: (values.float() if values.is_floating_point() else values).cpu().clone() for name, values in output.items()}
+    boxes = found["boxes"]
     boxes = boxes * boxes.new_tensor([(x2 - x1) / input_width, (y2 - y1) / input_height]).repeat(2)
-    boxes = clip_boxes(boxes + boxes.new_tensor([x1, y1, x1, y1]), info["orig_size"])
-    return {"boxes": boxes, "scores": output["scores"].float().cpu().clone(), "labels": output["labels"].cpu().clone()}
+    return {**found, "boxes": clip_boxes(boxes + boxes.new_tensor([x1, y1, x1, y1]), info["orig_size"])}
 
 
 def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
@@ -68,9 +69,10 @@ def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
 
     First the fragments go: a box that its tile's border cuts, mostly contained in a larger box of its class from
     another tile. NMS cannot see these, because a fragment's IoU with the whole is small. Then class-aware NMS, then the
-    best `max_detections`. A window's border that is the picture's own border cuts nothing.
+    best `max_detections`. A window's border that is the picture's own border cuts nothing. A mask goes where its box goes.
     """
-    boxes, scores, labels = (torch.cat([part[name] for part, _ in parts]) for name in ("boxes", "scores", "labels"))
+    found = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
+    boxes, scores, labels = (found[name] for name in ("boxes", "scores", "labels"))
     window_of = torch.cat([torch.full_like(part["labels"], index) for index, (part, _) in enumerate(parts)])
     windows = boxes.new_tensor([info["window"] for _, info in parts])
     height, width = parts[0][1]["orig_size"]
@@ -93,6 +95,6 @@ def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
     )
     whole = torch.ones_like(labels, dtype=torch.bool)
     whole[cut] = ~fragment_of.any(1)
-    boxes, scores, labels = boxes[whole], scores[whole], labels[whole]
-    keep = batched_nms(boxes, scores, labels, nms_iou_threshold)[:max_detections]
-    return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
+    found = {name: values[whole] for name, values in found.items()}
+    keep = batched_nms(found["boxes"], found["scores"], found["labels"], nms_iou_threshold)[:max_detections]
+    return {name: values[keep] for name, values in found.items()}

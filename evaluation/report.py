@@ -6,6 +6,7 @@ import torch
 from evaluation.matching import find_partners
 from evaluation.voc_ap import IOU_THRESHOLDS, area_ap, best_threshold, class_curves, eleven_point_ap
 from util.boxes import xyxy_to_xywh
+from util.masks import paste_as_rle
 
 PROTOCOL = ("PASCAL VOC: IoU >= 0.5, difficult objects neither hit nor miss; mAP is the area under the curve "
             "(VOC2010+), voc07 the 11-point mean, mAP_50_95 the mean area at IoU 0.50, 0.55 .. 0.95")
@@ -13,7 +14,8 @@ PROTOCOL = ("PASCAL VOC: IoU >= 0.5, difficult objects neither hit nor miss; mAP
 COLUMNS = (("pictures", "pictures", "d"), ("objects", "objects", "d"), ("difficult", "difficult", "d"),
            ("detections", "detections", "d"), ("precision", "P", ".3f"), ("recall", "R", ".3f"), ("f1", "F1", ".3f"),
            ("threshold", "threshold", ".3f"), ("ap50", "AP50", ".4f"), ("ap50_voc07", "AP50-07", ".4f"),
-           ("ap50_95", "AP50-95", ".4f"), *((name, name, ".3f") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")))
+           ("ap50_95", "AP50-95", ".4f"), *((name, name, ".3f") for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")),
+           ("AP_masks", "AP masks", ".3f"))
 RATES = ("precision", "recall", "f1", "threshold")
 
 
@@ -86,17 +88,20 @@ def format_table(metrics: dict) -> str:
         lines.append([name, *("-" if row[key] is None else format(row[key], form) for key, _, form in columns)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    twelve = "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in metrics.get("coco", {}).items())
+    twelve = [title + "  ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in metrics[kind].items())
+              for kind, title in (("coco", "boxes: " * ("segm" in metrics)), ("segm", "masks: ")) if kind in metrics]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "-" * len(lines[0]),
                       "P, R, F1 at IoU 0.5 and the score threshold of best F1 (row all: one threshold for all classes).",
-                      metrics["protocol"], *[twelve] * bool(twelve)])
+                      metrics["protocol"], *twelve])
 
 
-def coco_results(detections: dict, category_ids: list, image_ids: dict) -> list[dict]:
-    """Detections as COCO results: [{"image_id", "category_id", "bbox" [x, y, w, h], "score"}], ready for JSON.
+def coco_results(detections: dict, category_ids: list, image_ids: dict, sizes: dict | None = None) -> list[dict]:
+    """Detections as COCO results: [{"image_id", "category_id", "bbox" [x, y, w, h], "score"}], ready for JSON; with a
+    "segmentation" (RLE) where they have masks.
 
     category_ids   that of each label; detections of a label whose id is None are left out
     image_ids      {image_id of the detections: that of the results}
+    sizes          {image_id of the detections: (h, w) of the picture}, which only masks need
     Pictures and detections stay in the order given. Raises ValueError for a box or score that is not finite, or a label
     outside the categories.
     """
@@ -107,10 +112,11 @@ def coco_results(detections: dict, category_ids: list, image_ids: dict) -> list[
         if not rows.isfinite().all():
             raise ValueError(f"detections of picture {image_id!r}: box and score "
                              f"{rows[~rows.isfinite().all(1)][0].tolist()}, must be finite numbers")
-        for label, (*box_xywh, score) in zip(found["labels"].tolist(), rows.tolist(), strict=True):
+        masks = [{"segmentation": rle} for rle in paste_as_rle(found, sizes[image_id])] if "masks" in found else [{}] * len(rows)
+        for label, (*box_xywh, score), mask in zip(found["labels"].tolist(), rows.tolist(), masks, strict=True):
             if not 0 <= label < len(category_ids):
                 raise ValueError(f"detections of picture {image_id!r}: label {label}, "
                                  f"must lie in 0..{len(category_ids) - 1}")
             if category_ids[label] is not None:
-                results.append({"image_id": image_ids[image_id], "category_id": category_ids[label], "bbox": box_xywh, "score": score})
+                results.append({"image_id": image_ids[image_id], "category_id": category_ids[label], "bbox": box_xywh, "score": score, **mask})
     return results

@@ -1,18 +1,27 @@
 """Networks: tensors in, tensors out. No file, flag, class name or print lives here."""
 
 
+def model_classes(name: str) -> tuple:
+    """(config class, network class) of a model. Raises ValueError for a name that is not known."""
+    from model.config import FCOSConfig
+    from model.fcos import FCOS
+    models = {"fcos": (FCOSConfig, FCOS)}
+    if name not in models:
+        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(models)}")
+    return models[name]
+
+
+def needs_masks(name: str) -> bool:
+    """Whether the model of this name learns and finds masks, so that data sets have to be opened with them."""
+    return model_classes(name)[1].needs_masks
+
+
 def build_model(config: dict):
     """The network that a plain config dict (from a checkpoint or from flags) describes; config["model"] names it.
 
     Raises ValueError for a name or a field that is not known.
     """
-    from model.config import FCOSConfig
-    from model.fcos import FCOS
-    models = {"fcos": (FCOSConfig, FCOS)}
-    name = config.get("model", "fcos")
-    if name not in models:
-        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(models)}")
-    config_class, network = models[name]
+    config_class, network = model_classes(config.get("model", "fcos"))
     return network(config_class.from_dict(config))
 
 

@@ -32,6 +32,8 @@ class FCOS(nn.Module):
                  weights float32 [B, M], ignore bool [B, M] (True: a region to leave out); M >= 1
     """
 
+    needs_masks = False         # of the objects, to learn from
+
     def __init__(self, config: FCOSConfig):
         super().__init__()
         self.config = config
@@ -67,3 +69,16 @@ class FCOS(nn.Module):
                 return self.detection(outputs, locations, strides, [h * w for h, w in sizes], image_sizes)
             matched_gt = self.assign(targets["boxes"], targets["labels"], targets["ignore"], sizes, spacings=spacings)
             return self.loss(outputs, locations, strides, matched_gt, targets)
+
+    @torch.no_grad()
+    def assigned(self, images: Tensor, image_sizes: Tensor, targets: dict) -> list[dict]:
+        """What each level is trained on, to look at: [{"name": "P3", "boxes": [B, N, 4] input pixels, "matched_gt": int64 [B, N]}].
+
+        A location is shown as the square of one stride around it; matched_gt is a row of the targets, -1 background, -2 ignored.
+        """
+        _, sizes, spacings, locations, strides = self.look(images, image_sizes)
+        matched_gt = self.assign(targets["boxes"], targets["labels"], targets["ignore"], sizes, spacings=spacings)
+        boxes = torch.cat([locations - strides[:, None] / 2, locations + strides[:, None] / 2], dim=1).expand(len(images), -1, -1)
+        counts = [h * w for h, w in sizes]
+        return [{"name": f"P{level}", "boxes": of_level, "matched_gt": matched}
+                for level, (of_level, matched) in enumerate(zip(boxes.split(counts, 1), matched_gt.split(counts, 1), strict=True), start=3)]

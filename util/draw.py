@@ -1,12 +1,13 @@
-"""Boxes, names and scores on pictures, and sheets of pictures. Sizes follow the picture, colours follow the class."""
+"""Masks, boxes, names and scores on pictures, and sheets of pictures. Sizes follow the picture, colours follow the class."""
 
 from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 BACKGROUND = (32, 32, 32)
+TINT = 0.4                      # how much of a mask's colour covers the picture
 
 
 @lru_cache(maxsize=8)
@@ -51,8 +52,8 @@ def to_pil(image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(torch.as_tensor(image).cpu().permute(1, 2, 0).numpy()))
 
 
-def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=False, plates=True) -> Image.Image:
-    """A copy of the picture with a box and a name plate for each detection; best scored on top.
+def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=False, plates=True, masks=None) -> Image.Image:
+    """A copy of the picture with a box and a name plate, and a mask where it has one, for each detection; best scored on top.
 
     image    uint8 [3,H,W] tensor or PIL picture
     boxes    [K, 4]  xyxy in its pixels; parts outside are not drawn; K may be 0
@@ -60,6 +61,7 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
     scores   [K]     written behind the names; None for ground truth
     classes  all class names, which fixes the colour of each; without it the names in `labels`, sorted, decide
     dashed   thin dashed boxes, for ground truth beneath or beside detections; plates=False leaves the names out
+    masks    [K, H, W]  bool or uint8, 1 on the object; beneath all boxes
     """
     picture, labels = to_pil(image), list(labels)
     classes = sorted(set(labels)) if classes is None else list(classes)
@@ -69,6 +71,8 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
     font = ImageFont.load_default(max(12, round(mean_side / 60)))
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).cpu()
     rising = list(range(len(labels))) if scores is None else torch.as_tensor(scores).argsort(stable=True).tolist()
+    for row in () if masks is None else rising:
+        tint(picture, masks[row], colours[labels[row]], line)
     frames = {row: frame_around(boxes[row].tolist(), line, picture.size) for row in rising}
     for row in rising:
         if dashed:
@@ -81,6 +85,19 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
         plate = draw_plate(draw, frames[row], text, font, colours[labels[row]], picture.size, covered)
         covered.append((plate, 20))
     return picture
+
+
+def tint(picture, mask, colour, line: int):
+    """Lays the colour thinly over a mask [H, W] and fully along its rim, which is `line` px wide and lies inside it."""
+    mask = torch.as_tensor(mask).cpu().numpy().astype(bool)
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    top, left = rows[0] - line, columns[0] - line
+    shape = Image.fromarray(np.pad(mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1], line).astype(np.uint8) * 255)
+    rim = ImageChops.subtract(shape, shape.filter(ImageFilter.MinFilter(2 * line + 1))).filter(ImageFilter.GaussianBlur(0.6))
+    opacity = ImageChops.lighter(Image.eval(shape, lambda value: int(TINT * value)), ImageChops.darker(rim, shape))
+    picture.paste(colour, (int(left), int(top)), opacity)
 
 
 def frame_around(box, line: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
