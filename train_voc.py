@@ -57,7 +57,7 @@ def open_data(flags: argparse.Namespace):
     train_split = {"auto": "train" if has_train else None, "all": None}.get(flags.train_split, flags.train_split)
     val_split = {"auto": "val" if has_train and has_val else None, "none": None}.get(flags.val_split, flags.val_split)
     options = {"one_based": not flags.zero_based, "skip_bad": flags.skip_bad}
-    train_set = VOCDataset(flags.data, train_split, **options)
+    train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
     if not train_set.classes:
         raise ValueError(f"--data {' '.join(flags.data)}: not one object in {len(train_set)} pictures to train on")
     val_set = VOCDataset(flags.data, val_split, classes=train_set.classes, **options) if val_split else None
