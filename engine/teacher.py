@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from util.boxes import box_area, box_intersection, box_iou
 
 SAME_CLASS_IOU, ANY_CLASS_IOU, CONTAINED = 0.5, 0.75, 0.9   # above which a kept box explains a detection
-POSITIVE, MIDDLING = 0.8, 0.2   # precisions: from the one up a positive, from the other up an ignore zone
+POSITIVE, MIDDLING = 0.9, 0.5   # precisions: from the one up a positive, from the other up an ignore zone
 BINS = 100                      # of the score
 MEMORY = 0.99                   # of what was counted, each step keeps this share
 ENOUGH = 50                     # kept boxes of a class, fewer: all classes are judged together
@@ -61,9 +61,10 @@ class Teacher:
         ramp = min(max(0.0, (progress - self.burn_in) / RAMP), 1.0)
         positive = (precision >= POSITIVE) & (ramp > 0)
         zone = (precision >= MIDDLING) & ~positive
-        pseudo, zones, kept = torch.stack([each.sum() for each in (positive, zone, kept)]).tolist()
+        chosen = positive | zone
+        pseudo, zones, kept, most = torch.stack([positive.sum(), zone.sum(), kept.sum(), chosen.sum(1).max()]).tolist()
         self.watch(len(boxes), kept, pseudo, ramp)
-        first = (positive | zone).int().argsort(1, descending=True, stable=True)[:, :int((positive | zone).sum(1).max())]
+        first = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]         # rows that hold nothing are not carried along
         positive, zone = positive.gather(1, first), zone.gather(1, first)
         added = {"boxes": boxes.gather(1, first[..., None].expand(-1, -1, 4)), "labels": torch.where(positive | zone, labels.gather(1, first), -1),
                  "weights": torch.where(positive, precision.gather(1, first) * (self.pseudo_weight * ramp), 0.0), "zone_ignore": zone}
@@ -87,13 +88,13 @@ class Teacher:
         return (real / others.clamp(min=1e-6)).clamp(max=1).cummax(1).values
 
     def rate(self) -> Tensor:
-        """The share of the objects that have kept their label: given, or of the surest detections, as many as a quarter of the
-        kept boxes seen, that of those which hit one."""
+        """The share of the objects that have kept their label: given, or of the surest detections, as many as half of the kept
+        boxes seen, that of those which hit one."""
         counts = self.state["counts"].sum(0)
         if self.keep_rate:
             return torch.full_like(counts[0], self.keep_rate)
         hits, others = counts[:-1].view(2, BINS).flip(1).cumsum(1)
-        last = (hits + others < counts[-1] / 4).sum().clamp(max=BINS - 1)
+        last = (hits + others < counts[-1] / 2).sum().clamp(max=BINS - 1)
         return (hits[last] / (hits + others)[last].clamp(min=1e-6)).clamp(0.05, 1)
 
     def watch(self, pictures: int, kept: float, pseudo: float, ramp: float) -> None:
