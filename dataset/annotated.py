@@ -102,8 +102,9 @@ class AnnotatedPictures:
         self._weights = torch.tensor(weights, dtype=torch.float32) * torch.where(self._pseudo, pseudo_weight, 1.0)
         if any(pseudo) or any(zone_ignore):
             positive = self._pseudo & ~self._zone_ignore
-            self.notes.append(f"{where}: {int(positive.sum())} of the {len(pseudo)} boxes are pseudo labels, of weight "
-                              f"{float(self._weights[positive].mean()) if positive.any() else 0:.3g} on average, and {sum(zone_ignore)} are zones to ignore")
+            weight = f", of weight {float(self._weights[positive].mean()):.3g} on average" if positive.any() else ""
+            self.notes.append(f"{where}: {int(positive.sum())} of the {len(pseudo)} boxes are pseudo labels{weight}, and "
+                              f"{sum(zone_ignore)} are zones to ignore")
         self._ends = torch.tensor(self._counts).cumsum(0).tolist()
         del self._objects, self._counts
 

@@ -120,8 +120,10 @@ class _Training:
             group["lr"] = rate * group["lr_scale"]
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         targets, added = self.taught(on_device)
-        images = self.strong_view(on_device["images"], on_device["image_sizes"], self.state["step"]) if self.strong_view else on_device["images"]
-        losses = self.parallel(images, on_device["image_sizes"], targets)
+        images, image_sizes = on_device["images"], on_device["image_sizes"]
+        if self.strong_view:
+            images = self.strong_view(images, image_sizes, self.state["step"])
+        losses = self.parallel(images, image_sizes, targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
         copied = torch.cuda.Event() if self.device.type == "cuda" else None
@@ -151,7 +153,8 @@ class _Training:
 
     def taught(self, batch: dict) -> tuple[dict, dict]:
         """The targets of a batch, with what the teacher adds to them, and numbers to log."""
-        targets, progress = {name: tensor for name, tensor in batch.items() if name not in ("images", "image_sizes")}, self.state["step"] / self.total_steps
+        targets = {name: tensor for name, tensor in batch.items() if name not in ("images", "image_sizes")}
+        progress = self.state["step"] / self.total_steps
         if not self.teacher:
             return targets, {}
         if not self.teacher.active(progress):

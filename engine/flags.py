@@ -197,11 +197,13 @@ def add_training_flags(parser, data, runs, presets):
 
     add = parser.add_argument_group("incomplete labels").add_argument
     add("--pseudo-weight", type=number(float, 0), default=1.0, metavar="X", help="factor on the weight of boxes that a network has labelled")
-    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, and the "
-        "network learns from a strong view of the same picture")
+    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, "
+        "and the network learns from a strong view of the same picture")
     add("--burn-in", type=share, default=0.25, metavar="SHARE", help="of the run, before the teacher's first box")
-    add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE", help="of the objects that are labelled, where that is known (default: estimated)")
-    add("--strong-view", type=switch, metavar="on|off", help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
+    add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
+        help="of the objects that are labelled, where that is known (default: estimated)")
+    add("--strong-view", type=switch, metavar="on|off",
+        help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
 
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")

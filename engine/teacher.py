@@ -38,7 +38,7 @@ class Teacher:
                    lie on kept boxes. Having learnt these by heart it is too high: fewer boxes are added, not more
     pseudo_weight  of a positive, times its precision
     say            takes a sentence that a person must see
-    state          tensors and numbers that an exact resume needs, the same on all ranks; may be set
+    state          tensors and numbers that an exact resume needs; may be set
     """
 
     def __init__(self, num_classes: int, burn_in: float, keep_rate: float | None, pseudo_weight: float, say):
@@ -109,11 +109,11 @@ class Teacher:
         rate = float(self.rate())
         told = f"(kept boxes {state['kept'] / state['pictures']:.2f} a picture, keep rate {rate:.2f}{'' if self.keep_rate else ' as estimated'})"
         if not state["pseudo"]:
-            self.say(f"WARNING: the teacher has not added one pseudo box in {state['steps']} steps {told}: the labels are complete, or the teacher is "
-                     "too weak yet (longer --burn-in, more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
+            self.say(f"WARNING: the teacher has not added one pseudo box in {state['steps']} steps {told}: the labels are complete, or the "
+                     "teacher is too weak yet (longer --burn-in, more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
         elif state["pseudo"] > TOO_MANY * state["kept"] / rate:
-            self.say(f"WARNING: the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many as there "
-                     f"can be objects {told}: it confirms its own errors; longer --burn-in, a higher --keep-rate, or a lower --pseudo-weight")
+            self.say(f"WARNING: the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
+                     f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
         state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0, next_check=2 * state["next_check"])
 
 

@@ -15,7 +15,8 @@ from model.postprocess import FCOSDetection
 from model.targets import RANGE_ENDS, assign, claims, silenced
 
 ASSIGNMENTS = {"atss": lambda config: (assign_atss, claims_atss, {}),
-               "ranges": lambda config: (assign, claims, {"ranges": RANGE_ENDS[config.range_ends](config.ranges), "radius": config.center_sampling_radius})}
+               "ranges": lambda config: (assign, claims, {"ranges": RANGE_ENDS[config.range_ends](config.ranges),
+                                                          "radius": config.center_sampling_radius})}
 PIXEL_ORDERS = {"rgb": lambda images: images, "bgr": lambda images: images.flip(1)}
 
 
