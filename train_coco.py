@@ -60,7 +60,7 @@ def open_data(flags: argparse.Namespace):
         raise ValueError(f"--data {flags.data}: has no annotations/instances_train*.json" if flags.data else
                          "there is nothing to train on: give --data DIR, or --train-json FILE with --train-images DIR")
     options = {"skip_bad": flags.skip_bad, "with_masks": needs_masks(flags.model)}
-    train_set = COCODataset(*train_pair, **options)
+    train_set = COCODataset(*train_pair, pseudo_weight=flags.pseudo_weight, **options)
     if not any(train_set.class_counts().values()):
         raise ValueError(f"{train_pair[0]}: not one object in {len(train_set)} pictures to train on")
     return train_set, COCODataset(*val_pair, classes=train_set.classes, **options) if val_pair else None

@@ -1,12 +1,14 @@
 """Data in COCO layout: an instances json and a folder of pictures to targets, every odd entry read correctly or refused by name."""
 import json
 import math
+from itertools import compress
 from pathlib import Path
 
 import torch
 
-from dataset.annotated import AnnotatedPictures, unknown_class
+from dataset.annotated import AnnotatedPictures, read_origin, unknown_class
 from dataset.pictures import natural_order, upright_size
+from dataset.sample import of_people
 from dataset.voc import box_edges
 from util.boxes import xywh_to_xyxy
 from util.masks import decode_rle, encode_rle
@@ -80,14 +82,16 @@ class COCODataset(AnnotatedPictures):
     classes     names in the order of the labels; None takes all categories of the file, by rising id
     skip_bad    False: the first bad entry ends it with a ValueError; True: what is bad is left out
     with_masks  targets of [i] have "masks", see make_target; the segmentations of all objects are read, and judged, by __init__
+    pseudo_weight   factor on the weight of pseudo labels
 
     Ids may have gaps, start at 0 or be texts; an image_id here is the text of the id, `.image_ids` leads back. A box is
     [x, y, w, h] in upright pixels, continuous edges. Where `iscrowd` or `ignore` is 1 the box is a region: left out of
     training (ignore), neither hit nor miss when evaluated (difficult). Where `difficult` is 1, a field which
     tools/voc_to_coco.py writes, it is VOC's difficult: trained on as any other, neither hit nor miss when evaluated.
+    Pseudo labels are marked as dataset.annotated.read_origin says.
     """
 
-    def __init__(self, path, images, classes=None, skip_bad=False, with_masks=False):
+    def __init__(self, path, images, classes=None, skip_bad=False, with_masks=False, pseudo_weight=1.0):
         super().__init__()
         self._rle_counts = [] if with_masks else None       # a text for each object
         contents = read_instances(path)
@@ -107,7 +111,7 @@ class COCODataset(AnnotatedPictures):
                 objects_of[image_id].append((where, name, annotation))
         for image in contents["images"]:
             self._read(image, Path(images) / str(image["file_name"]), path, objects_of.pop(str(image["id"])))
-        self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad)
+        self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad, pseudo_weight)
         if self.objects_cut:
             self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         if self.without_mask:
@@ -129,7 +133,7 @@ class COCODataset(AnnotatedPictures):
             try:
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
-                area = float(annotation.get("area", w * h))
+                area, origin = float(annotation.get("area", w * h)), read_origin(annotation)
                 if self._rle_counts is not None:
                     self._rle_counts.append(segmentation_rle(annotation.get("segmentation"), size)["counts"])
                     self.without_mask += not annotation.get("segmentation")
@@ -138,7 +142,7 @@ class COCODataset(AnnotatedPictures):
                 continue
             self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1
             region = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-            objects.append((name, edges, region or bool(annotation.get("difficult")), region))
+            objects.append((name, edges, region or bool(annotation.get("difficult")), region, origin))
             self._written.append((x, y, w, h, area))
         self._add(str(image["id"]), picture, size, objects)
 
@@ -146,8 +150,12 @@ class COCODataset(AnnotatedPictures):
         """{image_id: ground truth}, as evaluation.coco_ap.evaluate takes it: boxes as written, not cut, the areas that the
         file gives, which are those of the masks, and, with_masks, the masks as RLE."""
         boxes, areas = xywh_to_xyxy(self._written[:, :4]), self._written[:, 4]
-        return {image_id: self.target(index) | {"boxes": boxes[self._rows(index)], "areas": areas[self._rows(index)]} | self._masks(index)
-                for index, image_id in enumerate(self.ids)}
+        truth = super().truth()
+        for index, image_id in enumerate(self.ids):
+            rows, kept = self._rows(index), of_people(self.target(index))
+            truth[image_id] |= {"boxes": boxes[rows][kept], "areas": areas[rows][kept]}
+            truth[image_id] |= {name: list(compress(rles, kept)) for name, rles in self._masks(index).items()}
+        return truth
 
     def _masks(self, index):
         """{"masks": an RLE for each object}; nothing without masks."""
