@@ -19,7 +19,7 @@ from pathlib import Path
 
 from engine.flags import Parser, add_training_flags, read_training_flags
 from engine.log import one_sentence_errors
-from model.config import PRESETS
+from model.config import MODELS, PRESETS
 from training import run_folder, train
 
 HERE = Path(__file__).resolve().parent
@@ -34,13 +34,13 @@ def build_parser() -> Parser:
         "auto: train, or all where there are no lists")
     add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; auto: val if there are train and val, else none")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
-    add_training_flags(parser, data, "voc", PRESETS)
+    add_training_flags(parser, data, "voc", MODELS, PRESETS)
     return parser
 
 
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
-    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", PRESETS)
+    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
     flags.data = [os.path.abspath(folder) for folder in flags.data]     # a run can be repeated from any place
     return flags, resumed
 

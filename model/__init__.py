@@ -6,14 +6,11 @@ def build_model(config: dict):
 
     Raises ValueError for a name or a field that is not known.
     """
-    from model.config import FCOSConfig
-    from model.fcos import FCOS
-    models = {"fcos": (FCOSConfig, FCOS)}
+    from model.config import MODELS
     name = config.get("model", "fcos")
-    if name not in models:
-        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(models)}")
-    config_class, network = models[name]
-    return network(config_class.from_dict(config))
+    if name not in MODELS:
+        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(MODELS)}")
+    return MODELS[name].from_dict(config).build()
 
 
 def load_model(config: dict, state_dict: dict, device="cpu"):
