@@ -1,6 +1,5 @@
 """torchvision's fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn, converted, are what they were: the same proposals,
-detections and masks, and the same losses on the same samples."""
-from functools import partial
+detections and masks, and the same losses and gradients on the same samples."""
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,20 @@ def oracle():
 def checkpoints(oracle, tmp_path_factory):
     """{model: checkpoint} of the files that the tool makes of a Mask R-CNN's state dict, and of the Faster R-CNN in it."""
     folder, found = tmp_path_factory.mktemp("rcnn"), {}
+    with pytest.MonkeyPatch.context() as patch:                 # filled from a file at once, they need no random start
+        for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_"):
+            patch.setattr(torch.nn.init, name, lambda tensor, *arguments, **options: tensor)
+        convert_files(oracle, folder, found)
+    return found
+
+
+def convert_files(oracle, folder, found):
     for model in ("mask_rcnn", "faster_rcnn"):
         state = {key: value for key, value in oracle.state_dict().items() if model == "mask_rcnn" or ".mask_" not in key}
         torch.save(state, folder / "theirs.pth")
         convert_weights.main([str(folder / "theirs.pth"), str(folder / f"{model}.pth"), "--variant", "trained"])
         found[model] = load_checkpoint(folder / f"{model}.pth")
         (folder / f"{model}.pth").unlink()
-    return found
 
 
 def network_of(checkpoint):
@@ -186,17 +192,21 @@ def test_the_losses_are_torchvisions_on_the_same_samples(oracle, ours, monkeypat
     theirs = [{"boxes": box[label >= 0], "labels": ids[label[label >= 0]], "masks": mask[label >= 0, :h, :w]}
               for box, label, mask, (h, w) in zip(boxes, labels, masks, sizes.tolist(), strict=True)]
 
-    monkeypatch.setattr(ours.rpn, "sample", partial(sample, draw=ramp))
-    monkeypatch.setattr(ours.box_head, "sample", partial(sample, draw=ramp))
-    monkeypatch.setattr(oracle.rpn, "fg_bg_sampler", FirstOnes(256, 0.5))
-    monkeypatch.setattr(oracle.roi_heads, "fg_bg_sampler", FirstOnes(512, 0.25))
+    for mine, sampler, count in ((ours.rpn, oracle.rpn, 256), (ours.box_head, oracle.roi_heads, 64)):
+        monkeypatch.setattr(mine, "sample", lambda matched_gt, *_, count=count: sample(matched_gt, count, 0.25, ramp))
+        monkeypatch.setattr(sampler, "fg_bg_sampler", FirstOnes(count, 0.25))
     for module in (oracle, oracle.rpn, oracle.roi_heads):       # without their batch norms
         monkeypatch.setattr(module, "training", True)
-    with torch.no_grad():
-        expected = oracle(pictures, theirs)
-        losses = {name: (pair[0, 0] / pair[0, 1]).item() for name, pair in ours(images, sizes, wanted).items()}
+    expected = oracle(pictures, theirs)
+    losses = {name: pair[0, 0] / pair[0, 1] for name, pair in ours(images, sizes, wanted).items()}
     names = {"objectness": "loss_objectness", "rpn_reg": "loss_rpn_box_reg", "cls": "loss_classifier", "reg": "loss_box_reg", "mask": "loss_mask"}
-    assert losses == pytest.approx({name: expected[theirs].item() for name, theirs in names.items()}, rel=1e-3)
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx({name: expected[theirs].item() for name, theirs in names.items()}, rel=1e-3)
+
+    layers = ours.rpn.deltas, ours.box_head.fc6, ours.mask_head.upsample, ours.fpn.lateral[0]
+    same = oracle.rpn.head.bbox_pred, oracle.roi_heads.box_head.fc6, oracle.roi_heads.mask_predictor.conv5_mask, oracle.backbone.fpn.inner_blocks[0][0]
+    gradients = (torch.autograd.grad(sum(found.values()), [layer.weight for layer in parts]) for found, parts in ((losses, layers), (expected, same)))
+    for gradient, theirs in zip(*gradients, strict=True):
+        assert (gradient - theirs).norm() < 1e-3 * theirs.norm()
 
 
 # The converter
