@@ -1,4 +1,4 @@
-"""Train FCOS on pictures with COCO json.
+"""Train FCOS, or another --model, on pictures with COCO json.
 
     python train_coco.py --data coco                        annotations/instances_train*.json and train*/, the same for val
     python train_coco.py --train-json a.json --train-images pictures [--val-json b.json --val-images pictures]

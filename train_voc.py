@@ -1,4 +1,4 @@
-"""Train FCOS on pictures with PASCAL VOC XML.
+"""Train FCOS, or another --model, on pictures with PASCAL VOC XML.
 
     python train_voc.py                                     the embedded foreign-object set
     python train_voc.py --data my_pictures                  any folder in VOC layout; classes come from the data
@@ -48,6 +48,9 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
     from dataset.voc import VOCDataset, find_splits
+    from model import needs_masks
+    if needs_masks(flags.model):
+        raise ValueError(f"--model {flags.model} learns from masks, and VOC XML has none; train_coco.py takes them from COCO json")
     lists = [find_splits(folder) for folder in flags.data]
     has_train, has_val = (all(name in splits for splits in lists) for name in ("train", "val"))
     if flags.train_split == "auto" and any(lists) and not has_train:

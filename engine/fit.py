@@ -115,8 +115,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        images, image_sizes = (on_device.pop(name) for name in ("images", "image_sizes"))
-        losses = self.parallel(images, image_sizes, on_device)                  # what is left of the batch are the targets
+        targets = {name: tensor for name, tensor in on_device.items() if name not in ("images", "image_sizes")}
+        losses = self.parallel(on_device["images"], on_device["image_sizes"], targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
         copied = torch.cuda.Event() if self.device.type == "cuda" else None

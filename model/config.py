@@ -61,8 +61,6 @@ class NetworkConfig:
     nms_iou_threshold: float = 0.5
     max_detections: int = 100
 
-    needs_masks = False             # of a model that learns from the masks of a batch too
-
     def __post_init__(self):
         """Raises ValueError for a choice that does not exist and a number outside its limits."""
         for field in fields(self):
@@ -158,14 +156,15 @@ class FCOSConfig(NetworkConfig):
         edges = [0.0] + [8.0 * stride for stride in self.strides[:-1]] + [INF]
         return tuple(zip(edges[:-1], edges[1:], strict=True))
 
-    def build(self):
+    @staticmethod
+    def network() -> type:
         from model.fcos import FCOS
-        return FCOS(self)
+        return FCOS
 
 
 @dataclass(frozen=True)
 class RCNNConfig(NetworkConfig):
-    """The shape of a Faster R-CNN, or with model "mask_rcnn" of a Mask R-CNN; the defaults are torchvision's.
+    """The shape of a Faster R-CNN; the defaults are torchvision's.
 
     pyramid           "p2-p6" (strides 4..64, P6 is every second pixel of P5), or "p3-p5" (strides 8..32)
     anchor_scale      sqrt(area) of an anchor, in strides;  anchor_ratios: their heights / widths, an anchor of each at each location
@@ -179,7 +178,6 @@ class RCNNConfig(NetworkConfig):
     roi_samples, roi_positives   as those of the RPN
     box_channels      of the two layers of the second stage
     box_refinement    the second stage moves the boxes too, for each class on its own; without it proposals are the detections
-    mask_convs, mask_channels    of the mask head;  mask_size: of its features, half of that of the masks
     """
 
     model: str = "faster_rcnn"
@@ -199,9 +197,6 @@ class RCNNConfig(NetworkConfig):
     roi_positives: float = 0.25
     box_channels: int = 1024
     box_refinement: bool = True
-    mask_size: int = 14
-    mask_convs: int = 4
-    mask_channels: int = 256
 
     def __post_init__(self):
         super().__post_init__()
@@ -209,10 +204,6 @@ class RCNNConfig(NetworkConfig):
             raise ValueError(f"model config: rpn_iou is {self.rpn_iou}, must be two numbers, the lower first")
         if not self.anchor_ratios:
             raise ValueError("model config: anchor_ratios is (), must be one or more")
-
-    @property
-    def needs_masks(self) -> bool:
-        return self.model == "mask_rcnn"
 
     @property
     def finest(self) -> int:
@@ -227,9 +218,26 @@ class RCNNConfig(NetworkConfig):
     def strides(self) -> tuple:
         return tuple(2 ** (self.finest + level) for level in range(self.levels))
 
-    def build(self):
+    @staticmethod
+    def network() -> type:
         from model.faster_rcnn import FasterRCNN
-        return FasterRCNN(self)
+        return FasterRCNN
 
 
-MODELS = {"fcos": FCOSConfig, "faster_rcnn": RCNNConfig, "mask_rcnn": RCNNConfig}
+@dataclass(frozen=True)
+class MaskRCNNConfig(RCNNConfig):
+    """The shape of a Mask R-CNN: that of a Faster R-CNN, and of the mask head: its convolutions, their channels, and mask_size of its
+    features, which is half of that of the masks."""
+
+    model: str = "mask_rcnn"
+    mask_size: int = 14
+    mask_convs: int = 4
+    mask_channels: int = 256
+
+    @staticmethod
+    def network() -> type:
+        from model.faster_rcnn import MaskRCNN
+        return MaskRCNN
+
+
+MODELS = {"fcos": FCOSConfig, "faster_rcnn": RCNNConfig, "mask_rcnn": MaskRCNNConfig}

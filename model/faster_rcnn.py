@@ -3,13 +3,11 @@ import torch
 from torch import Tensor, nn
 
 from model.backbone import Normalize, build_backbone
-from model.config import RCNNConfig
+from model.config import MaskRCNNConfig, RCNNConfig
 from model.fpn import FPN
 from model.mask_head import MaskHead, NoMasks
 from model.roi_heads import BoxHead
 from model.rpn import RPN
-
-MASK_HEADS = {"faster_rcnn": NoMasks, "mask_rcnn": MaskHead}
 
 
 class FasterRCNN(nn.Module):
@@ -23,15 +21,17 @@ class FasterRCNN(nn.Module):
     images, image_sizes, targets: as FCOS takes them; targets of a Mask R-CNN with masks uint8 [B, M, H, W], all-zero where a box has none
     """
 
+    needs_masks = False         # of the objects, to learn from
+
     def __init__(self, config: RCNNConfig):
         super().__init__()
-        self.config, self.needs_masks = config, config.needs_masks
+        self.config = config
         self.normalize = Normalize(config)
         self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
         self.fpn = FPN(self.backbone.channels[config.finest - 2:], config.fpn_channels, config.levels, "pool")
         self.rpn = RPN(config)
         self.box_head = BoxHead(config)
-        self.mask_head = MASK_HEADS[config.model](config)
+        self.mask_head = NoMasks()
 
     def look(self, images: Tensor, image_sizes: Tensor) -> tuple:
         """The pyramid, and what the RPN makes of it."""
@@ -64,3 +64,13 @@ class FasterRCNN(nn.Module):
         return [*({"name": f"RPN P{self.config.finest + number}", "boxes": boxes.expand(len(images), -1, -1), "matched_gt": matched_gt}
                   for number, (boxes, matched_gt) in enumerate(levels)),
                 {"name": "proposals", "boxes": proposals[0], "matched_gt": self.box_head.assign(proposals, targets)}]
+
+
+class MaskRCNN(FasterRCNN):
+    """A Faster R-CNN that finds outlines too."""
+
+    needs_masks = True
+
+    def __init__(self, config: MaskRCNNConfig):
+        super().__init__(config)
+        self.mask_head = MaskHead(config)

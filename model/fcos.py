@@ -31,9 +31,11 @@ class FCOS(nn.Module):
                  weights float32 [B, M], ignore bool [B, M] (True: a region to leave out); M >= 1
     """
 
+    needs_masks = False         # of the objects, to learn from
+
     def __init__(self, config: FCOSConfig):
         super().__init__()
-        self.config, self.needs_masks = config, config.needs_masks
+        self.config = config
         self.normalize = Normalize(config)
         self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
         self.fpn = FPN(self.backbone.channels[1:], config.fpn_channels, config.levels, config.p6_from)

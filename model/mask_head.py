@@ -56,9 +56,6 @@ class MaskHead(nn.Module):
 class NoMasks(nn.Module):
     """What a Faster R-CNN has in its place."""
 
-    def __init__(self, config):
-        super().__init__()
-
     def loss(self, *arguments) -> dict:
         return {}
 

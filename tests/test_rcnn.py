@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from engine.distributed import combine
-from model import build_model
-from model.config import PRESETS, RCNNConfig
+from model import build_model, needs_masks
+from model.config import MODELS, PRESETS, MaskRCNNConfig, RCNNConfig
 from model.mask_head import MaskHead
 from model.roi_heads import BoxHead, RoIPool, level_by_size
 from model.rpn import RPN, suppress
 
-SMALL = {"num_classes": 3, "model": "mask_rcnn", "backbone": "regnet_x_400mf", "fpn_channels": 16, "box_channels": 32, "mask_convs": 1,
-         "mask_channels": 8, "proposals": 50, "training_proposals": 60}
+FASTER = {"num_classes": 3, "model": "faster_rcnn", "backbone": "regnet_x_400mf", "fpn_channels": 16, "box_channels": 32, "proposals": 50,
+          "training_proposals": 60}
+SMALL = {**FASTER, "model": "mask_rcnn", "mask_convs": 1, "mask_channels": 8}
 IMAGES, SIZES = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8), torch.tensor([[64, 96], [50, 70]])
 
 
 def small_model(**fields):
     torch.manual_seed(0)
-    return build_model({**SMALL, **fields})
+    return build_model({**(FASTER if fields.get("model") == "faster_rcnn" else SMALL), **fields})
 
 
 def targets(boxes=((8, 8, 40, 40), (30, 10, 90, 60)), labels=((1, 2), (-1, -1))):
@@ -30,14 +31,14 @@ def targets(boxes=((8, 8, 40, 40), (30, 10, 90, 60)), labels=((1, 2), (-1, -1)))
             "ignore": torch.zeros(labels.shape, dtype=torch.bool), "masks": masks}
 
 
-CHOICES = [{}, {"pyramid": "p3-p5"}, {"roi_levels": "own"}, {"box_refinement": False}, {"model": "faster_rcnn"}, {"mask_convs": 0},
+CHOICES = [{}, FASTER, {"pyramid": "p3-p5"}, {"roi_levels": "own"}, {"box_refinement": False}, {"mask_convs": 0},
            {"backbone": "efficientnet_lite0", "pyramid": "p3-p5"}, {"anchor_ratios": (1.0,), "anchor_scale": 4.0}, PRESETS["rcnn_small"]]
 
 
-@pytest.mark.parametrize("fields", CHOICES, ids=lambda fields: " ".join(map(str, fields)) or "default")
+@pytest.mark.parametrize("fields", CHOICES, ids=lambda fields: "faster_rcnn" if fields is FASTER else " ".join(fields) or "default")
 @pytest.mark.parametrize("labels", [((1, 2), (-1, -1)), ((-1, -1), (-1, -1))], ids=["objects", "none"])
 def test_every_choice_trains_and_detects_with_objects_and_without(fields, labels):
-    network = small_model(**fields, score_threshold=0.0)
+    network = small_model(**fields | {"score_threshold": 0.0})
     losses = network(IMAGES, SIZES, targets(labels=labels))
     assert list(losses) == ["objectness", "rpn_reg", "cls", *["reg"] * network.config.box_refinement, *["mask"] * network.needs_masks]
     assert all(pair.shape == (1, 2) and pair.dtype == torch.float32 and pair.isfinite().all() for pair in losses.values())
@@ -80,10 +81,10 @@ def test_what_cannot_be_is_refused_by_name(fields, sentence):
 
 
 def test_the_config_survives_its_own_plain_dict_and_tells_its_levels():
-    config = RCNNConfig(num_classes=7, model="mask_rcnn", anchor_ratios=(1.0, 3.0))
-    assert RCNNConfig.from_dict(config.asdict()) == config and config.needs_masks
+    config = MaskRCNNConfig(num_classes=7, anchor_ratios=(1.0, 3.0))
+    assert MaskRCNNConfig.from_dict(config.asdict()) == config
     assert config.strides == (4, 8, 16, 32, 64) and RCNNConfig(7, pyramid="p3-p5").strides == (8, 16, 32)
-    assert not RCNNConfig(7).needs_masks and not build_model({"num_classes": 1, "fpn_channels": 32}).needs_masks
+    assert [needs_masks(name) for name in MODELS] == [False, False, True]
 
 
 # The first stage
@@ -188,7 +189,7 @@ def test_without_refinement_a_detection_is_its_proposal():
 
 
 def test_the_mask_loss_by_hand():
-    head = MaskHead(RCNNConfig(2, model="mask_rcnn", fpn_channels=1, mask_channels=2, mask_convs=0))
+    head = MaskHead(MaskRCNNConfig(2, fpn_channels=1, mask_channels=2, mask_convs=0))
     pyramid = [torch.zeros(1, 1, side, side) for side in (16, 8, 4, 2, 1)]
     torch.nn.init.zeros_(head.upsample.weight)
     head.mask_logits.bias.data = torch.tensor([0.0, 2.0])

@@ -57,7 +57,7 @@ def test_it_is_trained_resumed_evaluated_and_detects(tmp_path, voc_folder, capsy
     (["--preset", "keras_fcos"], "--preset keras_fcos is of another model than --model faster_rcnn, which has no p6_from"),
     (["--model", "fcos"], "--pyramid is given, but is none of --model fcos"),
     (["--pyramid", "p1-p2"], "--pyramid: invalid choice: 'p1-p2'"), (["--proposals", "0"], "--proposals: is 0, must be 1 or more"),
-    (["--model", "fast_rcnn"], "--model: invalid choice: 'fast_rcnn'")])
+    (["--model", "mask_rcnn"], "--model mask_rcnn learns from masks"), (["--model", "fast_rcnn"], "--model: invalid choice: 'fast_rcnn'")])
 def test_a_flag_that_the_model_has_no_use_for_ends_in_one_sentence(flags, sentence, tmp_path, voc_folder, capsys):
     assert sentence in refusal(train_voc.main, words(voc_folder, tmp_path / "run", *flags), capsys)
     assert not (tmp_path / "run").exists()
