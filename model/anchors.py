@@ -29,7 +29,7 @@ def pyramid_anchors(sizes: tuple, spacings: tuple, strides: tuple, scale: float,
     anchors = []
     for (height, width), spacing, stride in zip(sizes, spacings, strides, strict=True):
         root = torch.tensor(ratios).sqrt()
-        half = (torch.stack([1 / root, root], 1) * (scale * stride) / 2)
+        half = torch.stack([1 / root, root], 1) * (scale * stride) / 2
         shapes = torch.cat([-half, half], 1).round().to(device)
         corners = level_locations(height, width, spacing, device, offset=0.0).repeat(1, 2)
         anchors.append((corners[:, None] + shapes).flatten(0, 1))

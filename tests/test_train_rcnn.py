@@ -19,6 +19,7 @@ from engine.log import RunLog
 from engine.predict import predict
 from evaluation.report import evaluate
 from model import build_model
+from model.export import onnx_model
 from training import build_network
 
 ROWS = ("--backbone regnet_x_400mf --channels 32 --min-size 64 --max-size 96 --weights none --device cpu --batch-size 3").split()
@@ -69,6 +70,11 @@ def test_flags_and_the_small_preset_reach_the_config():
     assert config("--model", "mask_rcnn", "--channels", "32", "--box-channels", "8")["model"] == "mask_rcnn"
     small = config("--model", "faster_rcnn", "--preset", "rcnn_small", "--box-refinement", "on", "--anchor-scale", "4")
     assert (small["backbone"], small["pyramid"], small["roi_levels"], small["box_refinement"], small["anchor_scale"]) == ("regnet_x_400mf", "p3-p5", "own", True, 4)
+
+
+def test_it_is_not_exported():
+    with pytest.raises(ValueError, match="^the model is a faster_rcnn; only fcos can be exported$"):
+        onnx_model(build_model({"num_classes": 1, "model": "faster_rcnn", "fpn_channels": 8, "box_channels": 8}), False, 18)
 
 
 def test_coco_weights_are_torchvisions_faster_rcnn_with_its_class_rows(monkeypatch):
