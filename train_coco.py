@@ -1,4 +1,4 @@
-"""Train FCOS on pictures with COCO json.
+"""Train FCOS, or another --model, on pictures with COCO json.
 
     python train_coco.py --data coco                        annotations/instances_train*.json and train*/, the same for val
     python train_coco.py --train-json a.json --train-images pictures [--val-json b.json --val-images pictures]
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from engine.flags import Parser, add_training_flags, read_training_flags
 from engine.log import one_sentence_errors
-from model.config import PRESETS
+from model.config import MODELS, PRESETS
 from training import run_folder, train
 
 HERE = Path(__file__).resolve().parent
@@ -38,13 +38,13 @@ def build_parser() -> Parser:
     add("--train-images", metavar="DIR", help="the pictures of --train-json")
     add("--val-json", metavar="FILE", help="instances to evaluate on, instead of those in --data; none: no evaluation")
     add("--val-images", metavar="DIR", help="the pictures of --val-json")
-    add_training_flags(parser, data, "coco", PRESETS)
+    add_training_flags(parser, data, "coco", MODELS, PRESETS)
     return parser
 
 
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
-    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", PRESETS)
+    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
     for name in PATHS:                      # a run can be repeated from any place
         value = getattr(flags, name)
         setattr(flags, name, os.path.abspath(value) if value and value != "none" else value)

@@ -1,4 +1,4 @@
-"""Train FCOS on pictures with PASCAL VOC XML.
+"""Train FCOS, or another --model, on pictures with PASCAL VOC XML.
 
     python train_voc.py                                     the embedded foreign-object set
     python train_voc.py --data my_pictures                  any folder in VOC layout; classes come from the data
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engine.flags import Parser, add_training_flags, read_training_flags
 from engine.log import one_sentence_errors
-from model.config import PRESETS
+from model.config import MODELS, PRESETS
 from training import run_folder, train
 
 HERE = Path(__file__).resolve().parent
@@ -35,13 +35,13 @@ def build_parser() -> Parser:
         "auto: train, or all where there are no lists")
     add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; auto: val if there are train and val, else none")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
-    add_training_flags(parser, data, "voc", PRESETS)
+    add_training_flags(parser, data, "voc", MODELS, PRESETS)
     return parser
 
 
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
-    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", PRESETS)
+    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
     flags.data = [os.path.abspath(folder) for folder in flags.data]     # a run can be repeated from any place
     return flags, resumed
 
@@ -49,6 +49,9 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
     from dataset.voc import VOCDataset, find_splits
+    from model import needs_masks
+    if needs_masks(flags.model):
+        raise ValueError(f"--model {flags.model} learns from masks, and VOC XML has none; train_coco.py takes them from COCO json")
     lists = [find_splits(folder) for folder in flags.data]
     has_train, has_val = (all(name in splits for splits in lists) for name in ("train", "val"))
     if flags.train_split == "auto" and any(lists) and not has_train:

@@ -92,19 +92,23 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     from engine.pretrained import starting_weights
     from model import build_model
     from model.backbone import pixel_statistics
-    from model.config import FCOSConfig
-    from model.foreign_weights import MEANING, convert, load_weights
+    from model.config import MODELS
+    from model.foreign_weights import COCO_WEIGHTS, MEANING, convert, load_weights
     if resumed:
         if resumed["classes"] != classes:
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
-    weights, told = starting_weights(flags.weights, flags.backbone, convert)
-    asked = config = FCOSConfig(
-        num_classes=len(classes), model=flags.model, **{field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items()},
+    weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
+    fields = {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
+    asked = config = MODELS[flags.model](
+        num_classes=len(classes), model=flags.model, **fields,
         backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
     if "config" in weights:                     # a detector: what its weights mean is its own matter, how to train on that of the flags
-        theirs = FCOSConfig.from_dict(weights["config"]).asdict()
-        config = {**asked, **{field: theirs[field] for field in MEANING}}
+        model = weights["config"].get("model", "fcos")
+        if model != flags.model:
+            raise ValueError(f"--weights {flags.weights}: is a {model}, but --model is {flags.model}")
+        theirs = MODELS[model].from_dict(weights["config"]).asdict()
+        config = {**asked, **{field: theirs[field] for field in MEANING if field in theirs}}
     network = build_model(config)
     their_classes = weights.get("classes", [])
     shared = [name for name in classes if name in their_classes]

@@ -3,6 +3,7 @@
     python benchmarks/speed.py                                    all parts, ResNet-18, 128 channels
     python benchmarks/speed.py --backbone resnet50 --channels 256 --size 800 1088 --batch-size 2 --threads 8
     python benchmarks/speed.py --parts loss --boxes 10 100 500
+    python benchmarks/speed.py --parts two_stage --size 800 1088 --batch-size 1
 
 inference   a picture of random pixels to boxes. Ours starts from uint8 and runs channels_last, as engine.predict does;
             torchvision's starts from floats in 0..1, and its resizing is switched off, since ours is the loader's. What
@@ -10,6 +11,7 @@ inference   a picture of random pixels to boxes. Ours starts from uint8 and runs
             candidate passes (threshold 1), and all do (0), which leaves 1000 a level to NMS. A trained one lies between
 training    forward, backward and SGD step
 loss        assignment and loss alone, with the gradient at the head's outputs, for several numbers of boxes a picture
+two_stage   a picture of random pixels to boxes by Faster R-CNN, always torchvision's ResNet-50 with its random weights; the same two rows
 help        what `--help` of the three commands takes, beside an empty Python
 
 The two take turns, changing who goes first, so that the machine's moods fall on both; each number is a median, and
@@ -26,6 +28,7 @@ import time
 from pathlib import Path
 
 import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 from tqdm import tqdm
 
@@ -37,15 +40,16 @@ from engine.distributed import combine  # noqa: E402
 from engine.flags import HelpFormatter, number  # noqa: E402
 from engine.log import one_sentence_errors  # noqa: E402
 from engine.predict import detect_batch  # noqa: E402
-from model import build_model  # noqa: E402
+from model import build_model, load_model  # noqa: E402
 from model.backbone import BACKBONES  # noqa: E402
 from model.config import FCOSConfig  # noqa: E402
+from model.foreign_weights import convert  # noqa: E402
 from model.locations import pyramid_locations  # noqa: E402
 from model.loss import FCOSLoss  # noqa: E402
 from model.postprocess import FCOSDetection  # noqa: E402
 from model.targets import assign  # noqa: E402
 
-PARTS = ("inference", "training", "loss", "help")
+PARTS = ("inference", "training", "loss", "two_stage", "help")
 COMMANDS = ("train_voc.py", "eval_voc.py", "detect.py")
 WARM_UP = 2
 THEIR_NAMES = (
@@ -137,12 +141,32 @@ def race(name, ours, theirs, repeats, per=1):
 
 
 def inference_rows(flags, ours, theirs):
+    def set_threshold(threshold):
+        ours.detection = FCOSDetection(dataclasses.replace(ours.config, score_threshold=threshold))
+        theirs.score_thresh = threshold
+
+    yield from race_to_boxes(flags, ours, theirs, set_threshold)
+
+
+def two_stage_rows(flags):
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=flags.classes + 1)
+    theirs.transform.resize = lambda image, target: (image, target)
+    _, config, state, _ = convert(theirs.state_dict(), variant="trained")
+    ours = load_model(config, state)
+
+    def set_threshold(threshold):
+        ours.box_head.config = dataclasses.replace(ours.config, score_threshold=threshold)
+        theirs.roi_heads.score_thresh = threshold
+
+    yield from race_to_boxes(flags, ours, theirs, set_threshold)
+
+
+def race_to_boxes(flags, ours, theirs, set_threshold):
     batch, pictures, _ = random_batch(flags, 1)
     cpu = torch.device("cpu")
     ours.eval(), theirs.eval()
     for threshold, candidates in ((1.0, "no candidates"), (0.0, "all candidates")):
-        ours.detection = FCOSDetection(dataclasses.replace(ours.config, score_threshold=threshold))
-        theirs.score_thresh = threshold
+        set_threshold(threshold)
 
         def detect_ours():
             return detect_batch(ours, batch, cpu)
@@ -237,14 +261,18 @@ def run(flags):
     load = os.getloadavg()[0]
     lines = [f"`{command()}`", "", f"{machine()}; {', '.join(f'{name} {text}' for name, text in versions().items())}; "
              f"load before the run {load:.1f}; seed {flags.seed}, {flags.repeats} repeats.", ""]
-    if {*flags.parts} - {"help"}:
+    head = "| what | ours | torchvision | torchvision / ours (quartiles) |"
+    if {*flags.parts} - {"two_stage", "help"}:
         ours, theirs = build_pair(flags)
         lines += [f"FCOS {flags.backbone}, {flags.channels} channels, {flags.classes} classes, {flags.batch_size} "
                   f"pictures of {flags.size[0]}x{flags.size[1]} (h, w). The class logits of the two differ by "
                   f"{logits_differ_by(ours, theirs, flags):.1e} at most.", "",
-                  "| what | ours | torchvision | torchvision / ours (quartiles) |", "|---|---|---|---|"]
+                  head, "|---|---|---|---|"]
         rows = {"inference": inference_rows, "training": training_rows, "loss": loss_rows}
         lines += [line for part in rows if part in flags.parts for line in rows[part](flags, ours, theirs)] + [""]
+    if "two_stage" in flags.parts:
+        lines += [f"Faster R-CNN resnet50, {flags.classes} classes, {flags.batch_size} pictures of {flags.size[0]}x{flags.size[1]} (h, w).", "",
+                  head, "|---|---|---|---|", *two_stage_rows(flags), ""]
     if "help" in flags.parts:
         lines += ["| command | ms | empty Python, ms |", "|---|---|---|", *help_rows(flags.repeats), ""]
     print("\n".join(lines))

@@ -101,10 +101,10 @@ class BodyWithFPN(nn.Module):
     def __init__(self, body, channels):
         super().__init__()
         self.body, self.out_channels = body, channels
-        self.fpn = FeaturePyramidNetwork(body.channels, channels, LastLevelP6P7(channels, channels))
+        self.fpn = FeaturePyramidNetwork(body.channels[1:], channels, LastLevelP6P7(channels, channels))
 
     def forward(self, images):
-        return self.fpn({str(level): feature for level, feature in enumerate(self.body(images))})
+        return self.fpn({str(level): feature for level, feature in enumerate(self.body(images)[1:])})
 
 
 class AsOurs(nn.Module):

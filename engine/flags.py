@@ -1,6 +1,7 @@
 """Flags that the commands have in common. Imports nothing heavy, so that `--help` answers at once."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -78,11 +79,12 @@ def switch(text):
     return text.lower() in ("on", "true")
 
 
-# What shapes the network: flag: (field of model.config.FCOSConfig, default of the commands, choices or type, help).
+# What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
 MODEL_FLAGS = {
     "backbone": ("backbone", "efficientnet_lite0", str, "efficientnet_lite0, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME"),
     "channels": ("fpn_channels", 128, number(int, 32, step=32), "channels of pyramid and head, a multiple of 32"),
     "levels": ("levels", 5, (3, 4, 5), "pyramid levels from P3 up"),
+    "pyramid": ("pyramid", "p2-p6", ("p2-p6", "p3-p5"), "levels of a two-stage model"),
     "p6_from": ("p6_from", "p5", ("p5", "c5"), "what P6 is made of"),
     "head_convs": ("head_convs", 4, number(int, 0), "convolutions in each tower of the head"),
     "head_norm": ("head_norm", "gn", ("gn", "bn", "none"), "normalisation in the head: group norm, batch norm or none"),
@@ -107,10 +109,18 @@ MODEL_FLAGS = {
     "threshold_on": ("threshold_on", "cls", ("cls", "score"), "it is compared with the class score, or with the final one"),
     "score_rule": ("score_rule", "sqrt", ("sqrt", "product"), "the final score: class score times quality, or the root of it"),
     "rank_by": ("rank_by", "score", ("score", "cls"), "what the best candidates are chosen by"),
+    "anchor_scale": ("anchor_scale", 8.0, number(float, 0.5, 64), "side of the anchors of a level, in strides"),
+    "proposals": ("proposals", 1000, number(int, 1), "proposals of a level before NMS and of a picture after it"),
+    "training_proposals": ("training_proposals", 2000, number(int, 1), "the same in training"),
+    "rpn_samples": ("rpn_samples", 256, number(int, 1), "anchors of a picture that the losses look at"),
+    "roi_samples": ("roi_samples", 512, number(int, 1), "proposals of a picture that the losses look at"),
+    "roi_levels": ("roi_levels", "size", ("size", "own"), "a proposal's features come from the level of its size, or from its own"),
+    "box_channels": ("box_channels", 1024, number(int, 1), "channels of the two layers of the second stage"),
+    "box_refinement": ("box_refinement", True, switch, "the second stage moves the boxes too"),
     "pre_nms_top_k": ("pre_nms_top_k", 1000, number(int, 1), "candidates before NMS"),
     "top_k_scope": ("top_k_scope", "level", ("level", "picture"), "so many a level, or a picture"),
     "candidates": ("candidates", "pairs", ("pairs", "argmax"), "every class of a location, or its best one only"),
-    "nms_iou_threshold": ("nms_iou_threshold", 0.6, number(float, 0, 1), "overlap above which the lower score goes"),
+    "nms_iou_threshold": ("nms_iou_threshold", None, number(float, 0, 1), "overlap above which the lower score goes; if not given 0.6, with two stages 0.5"),
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
 }
 SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "ema",
@@ -131,27 +141,28 @@ def every_size(sizes):
     return [size for low, *high in ends for size in range(low, max([low, *high]) + 1)]
 
 
-def _add_model_flags(parser, presets):
-    add = parser.add_argument_group("model").add_argument
-    add("--model", default="fcos", choices=["fcos"], help="detector")
+def _add_model_flags(parser, models, presets):
+    add = parser.add_argument_group("model", "A flag that the --model has no use for is refused.").add_argument
+    add("--model", default=next(iter(models)), choices=list(models), help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
-        "else nothing), torchvision's FCOS for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
+        "else nothing), torchvision's detector for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
         "others; a detector decides the network")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
              "auto: early with pre-trained weights, else none")
     add("--preset", default="fcos_improved", choices=list(presets), help="what the flags below are where they are not given: the choices of a "
-        "known FCOS, and beyond these the defaults named here")
+        "known detector, and beyond these the defaults named here")
     for name, (_, default, kind, text) in MODEL_FLAGS.items():
         kind = {"choices": kind, "type": type(kind[0])} if isinstance(kind, tuple) else {"type": kind, "metavar": "on|off" if kind is switch else "X"}
         shown = {True: "on", False: "off"}.get(default, default) if kind["type"] is switch else default
-        add(f"--{name.replace('_', '-')}", default=None, help=f"{text} (default: {shown})", **kind)
+        add(f"--{name.replace('_', '-')}", default=None, help=text if default is None else f"{text} (default: {shown})", **kind)
 
 
-def add_training_flags(parser, data, runs, presets):
+def add_training_flags(parser, data, runs, models, presets):
     """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
 
     runs      the name of their run folders: checkpoint/runs-1, ...
+    models    {name: dataclass of its config}, the default first
     presets   {name of a preset: {field of the network's config: value}}
     """
     add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
@@ -159,7 +170,7 @@ def add_training_flags(parser, data, runs, presets):
     add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
         help="loading processes; 0: the main one loads")
 
-    _add_model_flags(parser, presets)
+    _add_model_flags(parser, models, presets)
 
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
@@ -211,12 +222,12 @@ def add_training_flags(parser, data, runs, presets):
     add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest)")
 
 
-def read_training_flags(parser, argv, checkpoints, presets):
+def read_training_flags(parser, argv, checkpoints, models, presets):
     """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags, those
     over the preset, and that over the defaults.
 
     checkpoints   the folder of the run folders, for a --resume that names none
-    presets       as add_training_flags
+    models, presets   as add_training_flags
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     flags, words, resumed = parser.parse_args(argv), [], None
@@ -235,9 +246,7 @@ def read_training_flags(parser, argv, checkpoints, presets):
             raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
     words += argv
     flags = parser.parse_args(words)
-    for name, (field, default, _, _) in MODEL_FLAGS.items():
-        if getattr(flags, name) is None:
-            setattr(flags, name, presets[flags.preset].get(field, default))
+    fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(models[flags.model])}, presets[flags.preset])
     flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
     if flags.crop and not any(word.partition("=")[0] == "--min-size" for word in words):
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
@@ -252,6 +261,22 @@ def read_training_flags(parser, argv, checkpoints, presets):
         if now != then:
             raise ValueError(f"--{name.replace('_', '-')} is {now}, but {file} was trained with {then}, which --resume cannot change")
     return flags, resumed
+
+
+def fill_model_flags(flags, config, preset):
+    """Gives the flags that were not given what the preset, the table or the config's own default says, in this order.
+
+    config   {field: default} of the model;  flags of fields that it does not have stay None
+    Raises ValueError for a flag or a preset that sets such a field.
+    """
+    foreign = [name for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None and field not in config]
+    if foreign:
+        raise ValueError(f"--{foreign[0].replace('_', '-')} is given, but is none of --model {flags.model}")
+    if foreign := [field for field in preset if field not in config]:
+        raise ValueError(f"--preset {flags.preset} is of another model than --model {flags.model}, which has no {foreign[0]}")
+    for name, (field, default, _, _) in MODEL_FLAGS.items():
+        if getattr(flags, name) is None and field in config:
+            setattr(flags, name, preset.get(field, config[field] if default is None else default))
 
 
 def prediction_parser(manual, batch_size):

@@ -11,17 +11,16 @@ from util.class_names import COCO_NAMES, VOC_NAMES
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
                     "resnet50": "ResNet50_Weights.IMAGENET1K_V2", "resnet101": "ResNet101_Weights.IMAGENET1K_V2",
                     "regnet_x_400mf": "RegNet_X_400MF_Weights.IMAGENET1K_V2"}
-COCO_WEIGHTS = "FCOS_ResNet50_FPN_Weights.COCO_V1"
 KNOWN_CLASSES = {20: VOC_NAMES, 80: tuple(COCO_NAMES.values()), 90: tuple(map(COCO_NAMES.get, range(1, 91)))}     # 90: COCO's ids with their gaps
 
 
-def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
+def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[dict, list]:
     """(what --weights asks for, sentences to tell).
 
     {}                                   a start from nothing: "none", and "auto" where ImageNet weights cannot be had
     {"kind", "model"}                    a backbone: kind and state dict for model.foreign_weights.load_weights
     {"kind", "model", "config", "classes"}  a detector: a checkpoint of ours, or another's as foreign_detector returns it
-    convert is model.foreign_weights.convert. Raises ValueError where what was asked for cannot be had.
+    convert is model.foreign_weights.convert, coco (name among torchvision's weights, family, variant) of "coco". Raises ValueError where what was asked for cannot be had.
     """
     if choice == "none":
         return {}, []
@@ -34,13 +33,13 @@ def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
             return {}, [f"training from nothing, because of {error}"]
         return {"kind": kind, "model": state}, []
     if choice == "coco":
-        return foreign_detector(_download(COCO_WEIGHTS, "--weights coco: the FCOS of torchvision"), convert, "torchvision"), []
+        return foreign_detector(_download(coco[0], f"--weights coco: {coco[0]} of torchvision"), convert, *coco[1:]), []
     if not Path(choice).is_file():
         raise ValueError(f"--weights is {choice!r}, neither auto, coco, imagenet, none nor an existing file")
     content = load_tensors(choice)
     if isinstance(content, dict) and "format" in content:
         checkpoint = load_checkpoint(choice)
-        return {"kind": "fcos", **{name: checkpoint[name] for name in ("model", "config", "classes")}}, []
+        return {"kind": "detector", **{name: checkpoint[name] for name in ("model", "config", "classes")}}, []
     try:
         return foreign_detector(content, convert), []
     except ValueError as error:
@@ -48,7 +47,7 @@ def starting_weights(choice: str, backbone: str, convert) -> tuple[dict, list]:
 
 
 def foreign_detector(content: dict, convert, family: str | None = None, variant: str | None = None, names: list = ()) -> dict:
-    """What another implementation saved -> {"kind": "fcos", "family", "model", "config", "classes", "dropped"}.
+    """What another implementation saved -> {"kind": "detector", "family", "model", "config", "classes", "dropped"}.
 
     content   a state dict, bare or below "model" or "state_dict", with the state of a training beside it, which is dropped
     names     of its classes in label order; without any, those of VOC or COCO where their number fits
@@ -63,7 +62,7 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
     if names and len(names) != config["num_classes"]:
         raise ValueError(f"has {config['num_classes']} classes, not the {len(names)} that are named")
     classes = [*(names or KNOWN_CLASSES.get(config["num_classes"], [None] * config["num_classes"]))]
-    return {"kind": "fcos", "family": family, "model": model, "config": config, "classes": classes,
+    return {"kind": "detector", "family": family, "model": model, "config": config, "classes": classes,
             "dropped": [*(key for key in content if inner and key != inner), *dropped]}
 
 

@@ -1,19 +1,17 @@
 """Networks: tensors in, tensors out. No file, flag, class name or print lives here."""
 
 
-def model_classes(name: str) -> tuple:
-    """(config class, network class) of a model. Raises ValueError for a name that is not known."""
-    from model.config import FCOSConfig
-    from model.fcos import FCOS
-    models = {"fcos": (FCOSConfig, FCOS)}
-    if name not in models:
-        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(models)}")
-    return models[name]
+def model_config(name: str) -> type:
+    """The config class of a model. Raises ValueError for a name that is not known."""
+    from model.config import MODELS
+    if name not in MODELS:
+        raise ValueError(f"model config: model is {name!r}, not one of {', '.join(MODELS)}")
+    return MODELS[name]
 
 
 def needs_masks(name: str) -> bool:
     """Whether the model of this name learns and finds masks, so that data sets have to be opened with them."""
-    return model_classes(name)[1].needs_masks
+    return model_config(name).network().needs_masks
 
 
 def build_model(config: dict):
@@ -21,8 +19,8 @@ def build_model(config: dict):
 
     Raises ValueError for a name or a field that is not known.
     """
-    config_class, network = model_classes(config.get("model", "fcos"))
-    return network(config_class.from_dict(config))
+    config = model_config(config.get("model", "fcos")).from_dict(config)
+    return config.network()(config)
 
 
 def load_model(config: dict, state_dict: dict, device="cpu"):

@@ -1,15 +1,17 @@
-"""Backbones: normalised pictures in, [C3, C4, C5] out (strides 8, 16, 32). `BACKBONES` is the one list of them.
+"""Backbones: normalised pictures in, [C2, C3, C4, C5] out (strides 4, 8, 16, 32). `BACKBONES` is the one list of them.
 
 The ResNets and RegNet are torchvision's, EfficientNet-Lite0 is written here (torchvision has none), and "timm:NAME" takes
-any network of an installed timm that can give features. Each has `.channels` of C3, C4, C5 and `.early()`: the modules up
+any network of an installed timm that can give features. Each has `.channels` of C2 to C5 and `.early()`: the modules up
 to stride 4, whose general features a detector with pre-trained weights need not learn again.
 """
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+PIXEL_ORDERS = {"rgb": lambda images: images, "bgr": lambda images: images.flip(1)}
 TENSORFLOW_PIXELS = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
 
 
@@ -26,10 +28,10 @@ class ResNetBody(nn.Module):
         return [self.conv1, self.bn1, self.layer1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
-        c3 = self.layer2(x)
+        c2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        c3 = self.layer2(c2)
         c4 = self.layer3(c3)
-        return [c3, c4, self.layer4(c4)]
+        return [c2, c3, c4, self.layer4(c4)]
 
 
 class RegNetBody(nn.Module):
@@ -43,10 +45,10 @@ class RegNetBody(nn.Module):
         return [self.stem, self.trunk_output.block1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.trunk_output.block1(self.stem(x))
-        c3 = self.trunk_output.block2(x)
+        c2 = self.trunk_output.block1(self.stem(x))
+        c3 = self.trunk_output.block2(c2)
         c4 = self.trunk_output.block3(c3)
-        return [c3, c4, self.trunk_output.block4(c4)]
+        return [c2, c3, c4, self.trunk_output.block4(c4)]
 
 
 class InvertedResidual(nn.Module):
@@ -82,9 +84,9 @@ class ConvNorm(nn.Module):
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0: B0 without squeeze-and-excitation and with ReLU6, 3.4 M parameters to C5, quick on a CPU."""
 
-    channels = [40, 112, 320]
+    channels = [24, 40, 112, 320]
     STAGES = (                                     # expansion, channels, blocks, stride, kernel
-        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5),          # ends at C3
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5),          # end nowhere, at C2 and at C3
         (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),                           # ends at C4
         (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))                          # ends at C5
 
@@ -105,9 +107,10 @@ class EfficientNetLite0(nn.Module):
         return [self.stem, *self.to_c3[:3]]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        c3 = self.to_c3(self.stem(x))
+        c2 = self.to_c3[:3](self.stem(x))
+        c3 = self.to_c3[3:](c2)
         c4 = self.to_c4(c3)
-        return [c3, c4, self.to_c5(c4)]
+        return [c2, c3, c4, self.to_c5(c4)]
 
 
 class TimmBody(nn.Module):
@@ -123,10 +126,10 @@ class TimmBody(nn.Module):
             reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
         except RuntimeError as error:       # an unknown name, or a network without features
             raise ValueError(f"backbone timm:{name}: timm cannot make it: {' '.join(str(error).split())}") from None
-        missing = [stride for stride in (8, 16, 32) if stride not in reductions]
+        missing = [stride for stride in (4, 8, 16, 32) if stride not in reductions]
         if missing:
             raise ValueError(f"backbone timm:{name}: has no features of stride {missing[0]}, but of {reductions}")
-        indices = [reductions.index(stride) for stride in (8, 16, 32)]
+        indices = [reductions.index(stride) for stride in (4, 8, 16, 32)]
         self.network = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
         self.channels = self.network.feature_info.channels()
 
@@ -145,13 +148,30 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 BACKBONES = {
-    "resnet18": lambda: ResNetBody(torchvision.models.resnet18(), [128, 256, 512]),
-    "resnet34": lambda: ResNetBody(torchvision.models.resnet34(), [128, 256, 512]),
-    "resnet50": lambda: ResNetBody(torchvision.models.resnet50(), [512, 1024, 2048]),
-    "resnet101": lambda: ResNetBody(torchvision.models.resnet101(), [512, 1024, 2048]),
-    "regnet_x_400mf": lambda: RegNetBody(torchvision.models.regnet_x_400mf(), [64, 160, 400]),
+    "resnet18": lambda: ResNetBody(torchvision.models.resnet18(), [64, 128, 256, 512]),
+    "resnet34": lambda: ResNetBody(torchvision.models.resnet34(), [64, 128, 256, 512]),
+    "resnet50": lambda: ResNetBody(torchvision.models.resnet50(), [256, 512, 1024, 2048]),
+    "resnet101": lambda: ResNetBody(torchvision.models.resnet101(), [256, 512, 1024, 2048]),
+    "regnet_x_400mf": lambda: RegNetBody(torchvision.models.regnet_x_400mf(), [32, 64, 160, 400]),
     "efficientnet_lite0": EfficientNetLite0,
 }
+
+
+class Normalize(nn.Module):
+    """(uint8 pictures [B, 3, H, W] RGB, sizes [B, 2] (h, w) before padding) -> float32 pixels in the order that the backbone wants, of
+    mean 0 and deviation 1; the padding is 0 too, whatever it was before."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.pixel_order = PIXEL_ORDERS[config.pixel_order]
+        self.register_buffer("mean", torch.tensor(config.pixel_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        inside = ((torch.arange(height, device=images.device)[:, None] < image_sizes[:, 0, None, None])
+                  & (torch.arange(width, device=images.device) < image_sizes[:, 1, None, None]))
+        return torch.where(inside[:, None], (self.pixel_order(images).float() - self.mean) / self.std, 0.0)
 
 
 def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None) -> nn.Module:

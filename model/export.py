@@ -39,7 +39,10 @@ torch.library.register_fake("fcos::nms_scores", lambda boxes, scores, *rest: tor
 
 
 def onnx_model(network: nn.Module, nms: bool, opset: int):
-    """The onnx.ModelProto of `Exported`, for any B, H and W. Raises ValueError for an opset that torch cannot write."""
+    """The onnx.ModelProto of `Exported`, for any B, H and W. Raises ValueError for an opset that torch cannot write, and for a model
+    of two stages."""
+    if network.config.model != "fcos":
+        raise ValueError(f"the model is a {network.config.model}; only fcos can be exported")
     from onnxscript import opset18 as op
 
     def nms_scores(boxes, scores, labels, num_classes: int, iou_threshold: float, most: int):

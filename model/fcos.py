@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from model.atss import assign_atss, claims_atss
-from model.backbone import build_backbone
+from model.backbone import Normalize, build_backbone
 from model.config import FCOSConfig
 from model.fpn import FPN
 from model.head import FCOSHead
@@ -17,7 +17,6 @@ from model.targets import RANGE_ENDS, assign, claims, silenced
 ASSIGNMENTS = {"atss": lambda config: (assign_atss, claims_atss, {}),
                "ranges": lambda config: (assign, claims, {"ranges": RANGE_ENDS[config.range_ends](config.ranges),
                                                           "radius": config.center_sampling_radius})}
-PIXEL_ORDERS = {"rgb": lambda images: images, "bgr": lambda images: images.flip(1)}
 
 
 class FCOS(nn.Module):
@@ -39,24 +38,15 @@ class FCOS(nn.Module):
     def __init__(self, config: FCOSConfig):
         super().__init__()
         self.config = config
+        self.normalize = Normalize(config)
         self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
-        self.fpn = FPN(self.backbone.channels, config.fpn_channels, config.levels, config.p6_from)
+        self.fpn = FPN(self.backbone.channels[1:], config.fpn_channels, config.levels, config.p6_from)
         self.head = FCOSHead(config)
         self.loss, self.detection = FCOSLoss(config), FCOSDetection(config)
         self.spacings = SPACINGS[config.strides_from_grid]
         self.locate = partial(pyramid_locations, strides=config.strides, offset=config.location_offset)
         *assignment, rule = ASSIGNMENTS[config.assignment](config)
         self.assign, self.claims = (partial(each, strides=config.strides, offset=config.location_offset, **rule) for each in assignment)
-        self.pixel_order = PIXEL_ORDERS[config.pixel_order]
-        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(1, 3, 1, 1), persistent=False)
-
-    def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """float32 pixels in the order that the backbone wants, of mean 0 and deviation 1; the padding is 0 too, whatever it was before."""
-        height, width = images.shape[-2:]
-        inside = ((torch.arange(height, device=images.device)[:, None] < image_sizes[:, 0, None, None])
-                  & (torch.arange(width, device=images.device) < image_sizes[:, 1, None, None]))
-        return torch.where(inside[:, None], (self.pixel_order(images).float() - self.pixel_mean) / self.pixel_std, 0.0)
 
     def look(self, images: Tensor, image_sizes: Tensor) -> tuple:
         """The head's outputs; size (h, w) of each level's grid; (y, x) from cell to cell, or None; locations [N, 2]; strides [N]."""

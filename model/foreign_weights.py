@@ -1,6 +1,6 @@
 """Other people's state dicts to ours: every key used or dropped on purpose, every shape equal.
 
-`FAMILIES` is all that is known of other FCOS implementations: how each calls its weights, and what a network has to do
+`FAMILIES` is all that is known of other implementations: how each calls its weights, and what a network has to do
 to mean the same by them. Where files of one family have the same keys and shapes and still mean different things, there
 are variants, and somebody has to say which it is.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model import build_model
-from model.config import PRESETS, FCOSConfig
+from model.config import MODELS, PRESETS
 
 
 def _number(text: str, shift: int = 0, times: int = 1):
@@ -29,23 +29,37 @@ _DETECTRON2_BODY = [
     (r"\.shortcut\.norm\.", ".downsample.1."), (r"\.shortcut\.", ".downsample.0."),
     (r"^backbone\.fpn_lateral(\d)\.", _number("fpn.lateral.{}.", -3)), (r"^backbone\.fpn_output(\d)\.", _number("fpn.output.{}.", -3)),
     (r"^backbone\.top_block\.p(\d)\.", _number("fpn.extra.{}.", -6))]
+_TORCHVISION_BODY = [
+    (r"^backbone\.body\.", "backbone."),         # the files published first lack the ".0"
+    (r"^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.", r"fpn.lateral.\1."), (r"^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.", r"fpn.output.\1.")]
 _CAFFE = {"pixel_order": "bgr", "pixel_std": (1.0, 1.0, 1.0), "stride_in_1x1": True}          # MSRA's ResNets
 _CAFFE2_MEAN, _DETECTRON2_MEAN = (102.9801, 115.9465, 122.7717), (103.53, 116.28, 123.675)   # blue, green, red
 
 # keys             (pattern, replacement) for re.sub, which one after the other make our key of theirs
 # config           the fields that all files of the family need, beyond those that the shapes tell
 # variants         name -> the rest of the fields
-# background_rows  rows of the class layer before label 0, dropped on purpose: a sigmoid needs no background
+# background       {our layer: (rows of the background before those of label 0, how many of them go behind the last label)}; the others are
+#                  dropped on purpose: a sigmoid needs no background, and background has no box
 FAMILIES = {
     "torchvision": {                    # its fcos_resnet50_fpn
         "keys": [
-            (r"^backbone\.body\.", "backbone."),
-            (r"^backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"fpn.lateral.\1."), (r"^backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"fpn.output.\1."),
+            *_TORCHVISION_BODY,
             (r"^backbone\.fpn\.extra_blocks\.p(\d)\.", _number("fpn.extra.{}.", -6)),
             *_head(r"head\.classification_head", cls_tower="conv", cls_logits="cls_logits"),
             *_head(r"head\.regression_head", reg_tower="conv", ltrb="bbox_reg", quality="bbox_ctrness")],
         "config": PRESETS["torchvision"],
-        "variants": {}, "background_rows": 1},
+        "variants": {}, "background": {"head.cls_logits": (1, 0)}},
+    "torchvision_rcnn": {               # its fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn; the published files have no eps in their norms
+        "keys": [
+            *_TORCHVISION_BODY,
+            (r"^rpn\.head\.conv(?:\.0\.0)?\.", "rpn.conv."), (r"^rpn\.head\.cls_logits\.", "rpn.objectness."), (r"^rpn\.head\.bbox_pred\.", "rpn.deltas."),
+            (r"^roi_heads\.box_head\.fc", "box_head.fc"), (r"^roi_heads\.box_predictor\.cls_score\.", "box_head.cls_logits."),
+            (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."), (r"^roi_heads\.mask_head\.(\d)\.0\.", _number("mask_head.convs.{}.", times=2)),
+            (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", _number("mask_head.convs.{}.", -2, times=2)),
+            (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.upsample."), (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.mask_logits.")],
+        "config": {},
+        "variants": {"published": {"norm_eps": 0.0}, "trained": {}},
+        "background": {"box_head.cls_logits": (1, 1), "box_head.deltas": (4, 0), "mask_head.mask_logits": (1, 0)}},
     "fcos": {                           # the authors' own, on maskrcnn-benchmark: FCOS_R_50..., FCOS_imprv_R_50...
         "keys": [
             (r"^backbone\.body\.(stem\.)?", "backbone."),
@@ -95,7 +109,14 @@ _RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23):
 # The fields of a config that say what weights mean; the others say how to train on and what to report.
 MEANING = ("backbone", "fpn_channels", "levels", "head_convs", "head_norm", "head_norm_groups", "tower_bias", "shared_tower", "quality",
            "quality_tower", "distance", "distance_unit", "scale_distances", "location_offset", "strides_from_grid", "p6_from",
-           "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")
+           "pyramid", "anchor_scale", "anchor_ratios", "roi_levels", "roi_size", "box_channels", "box_refinement", "mask_size", "mask_convs",
+           "mask_channels", "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")
+
+# What --weights coco takes: {model: (name among torchvision's weights, family, variant)}
+COCO_WEIGHTS = {"fcos": ("FCOS_ResNet50_FPN_Weights.COCO_V1", "torchvision", None),
+                "faster_rcnn": ("FasterRCNN_ResNet50_FPN_Weights.COCO_V1", "torchvision_rcnn", "published"),
+                "mask_rcnn": ("MaskRCNN_ResNet50_FPN_Weights.COCO_V1", "torchvision_rcnn", "published")}
+ROWS_OF_A_CLASS = {"head.cls_logits": 1, "box_head.cls_logits": 1, "box_head.deltas": 4, "mask_head.mask_logits": 1}
 
 
 def convert(state: dict[str, Tensor], family: str | None = None, variant: str | None = None) -> tuple[str, dict, dict[str, Tensor], list]:
@@ -119,10 +140,12 @@ def convert(state: dict[str, Tensor], family: str | None = None, variant: str | 
         raise ValueError(f"{min(unused)} and another key are both {_our_key(family, min(unused))}")
     if scales := sorted(key for key in ours if key.startswith("head.scales.")):
         ours["head.scales"] = torch.cat([ours.pop(key).flatten() for key in scales])
-    for key in {"head.cls_logits.weight", "head.cls_logits.bias"} & {*ours}:
-        ours[key] = ours[key][known.get("background_rows", 0):]
-    config = FCOSConfig.from_dict({**known["config"], **known["variants"].get(variant, {}), **_shape(ours)}).asdict()
-    return family, config, _fitted(ours, theirs, config, f"an FCOS of {family} with {config['backbone']}"), dropped
+    for layer, (before, behind) in known.get("background", {}).items():
+        for key in {f"{layer}.weight", f"{layer}.bias"} & {*ours}:
+            ours[key] = torch.cat([ours[key][before:], ours[key][:behind]])
+    shape = _shape(ours)
+    config = MODELS[shape["model"]].from_dict({**known["config"], **known["variants"].get(variant, {}), **shape}).asdict()
+    return family, config, _fitted(ours, theirs, config, f"a {config['model']} of {family} with {config['backbone']}"), dropped
 
 
 def _fitted(ours: dict, theirs: dict, config: dict, what: str) -> dict:
@@ -143,9 +166,9 @@ def _fitted(ours: dict, theirs: dict, config: dict, what: str) -> dict:
 def family_of(state: dict) -> str:
     """The family that has a name for the class layer among these keys. Raises ValueError where none has."""
     for family in FAMILIES:
-        if any(_our_key(family, key) == "head.cls_logits.weight" != key for key in state):
+        if any(_our_key(family, key) in CLASS_LAYERS and key not in CLASS_LAYERS for key in state):
             return family
-    raise ValueError(f"keys such as {next(iter(state), 'none at all')} are of no FCOS of {', '.join(FAMILIES)}")
+    raise ValueError(f"keys such as {next(iter(state), 'none at all')} are of no detector of {', '.join(FAMILIES)}")
 
 
 def _our_key(family: str, key: str) -> str:
@@ -157,23 +180,36 @@ def _our_key(family: str, key: str) -> str:
 
 def _shape(state: dict) -> dict:
     """The config fields that names and shapes tell. Raises ValueError where there is no class layer or no ResNet of ours."""
-    if "head.cls_logits.weight" not in state:
-        raise ValueError("nothing becomes head.cls_logits.weight, the class layer")
+    layer = next((key for key in CLASS_LAYERS if key in state), None)
+    if not layer:
+        raise ValueError(f"nothing becomes {next(iter(CLASS_LAYERS))}, the class layer")
     blocks = re.findall(r"backbone\.layer3\.(\d+)\.conv(\d)\.weight", " ".join(state))
     depth = max((int(conv) for _, conv in blocks), default=0), max((int(block) + 1 for block, _ in blocks), default=0)
     if depth not in _RESNETS:
         raise ValueError(f"layer3 of the backbone has {depth[1]} blocks of {depth[0]} convolutions, as none of {', '.join(_RESNETS.values())} has")
-    num_classes, channels = state["head.cls_logits.weight"].shape[:2]
+    shape = {"backbone": _RESNETS[depth]} | CLASS_LAYERS[layer](state, *state[layer].shape[:2])
+    return shape if depth[0] == 3 else {**shape, "stride_in_1x1": False}             # where there is no 1x1
+
+
+def _fcos_shape(state: dict, num_classes: int, channels: int) -> dict:
     p6 = state.get("fpn.extra.0.weight", state["head.cls_logits.weight"])
     shared = "head.shared_tower.0.weight" in state
     tower = "head.shared_tower" if shared else "head.reg_tower"
     layers = [value.dim() for key, value in state.items() if re.fullmatch(rf"{tower}\.\d+\.weight", key)]
-    shape = {"backbone": _RESNETS[depth], "num_classes": num_classes, "fpn_channels": channels, "p6_from": "p5" if p6.shape[1] == channels else "c5",
-             "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
-             "head_convs": layers.count(4), "head_norm": "bn" if f"{tower}.1.0.weight" in state else "gn" if 1 in layers else "none",
-             "head_norm_groups": 32 * (1 in layers), "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared,
-             "scale_distances": "head.scales" in state}
-    return shape if depth[0] == 3 else {**shape, "stride_in_1x1": False}             # where there is no 1x1
+    return {"model": "fcos", "num_classes": num_classes, "fpn_channels": channels, "p6_from": "p5" if p6.shape[1] == channels else "c5",
+            "levels": 3 + sum(bool(re.fullmatch(r"fpn\.extra\.\d+\.weight", key)) for key in state),
+            "head_convs": layers.count(4), "head_norm": "bn" if f"{tower}.1.0.weight" in state else "gn" if 1 in layers else "none",
+            "head_norm_groups": 32 * (1 in layers), "tower_bias": f"{tower}.0.bias" in state, "shared_tower": shared,
+            "scale_distances": "head.scales" in state}
+
+
+def _rcnn_shape(state: dict, rows: int, channels: int) -> dict:
+    masks = [value for key, value in state.items() if re.fullmatch(r"mask_head\.convs\.\d+\.weight", key)]
+    shape = {"model": "mask_rcnn", "mask_convs": len(masks), "mask_channels": len(masks[0])} if masks else {"model": "faster_rcnn"}
+    return {**shape, "num_classes": rows - 1, "box_channels": channels, "fpn_channels": len(state.get("fpn.lateral.0.weight", ()))}
+
+
+CLASS_LAYERS = {"head.cls_logits.weight": _fcos_shape, "box_head.cls_logits.weight": _rcnn_shape}      # by which a model is known
 
 
 _LITE0_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", "_bn1": "bn", "_project_conv": "conv", "_bn2": "bn"}
@@ -181,8 +217,8 @@ _LITE0_LAYER = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 2, "_bn1": 2, "
 
 
 def load_weights(network: nn.Module, kind: str, state: dict[str, Tensor], class_rows: list = ()) -> None:
-    """Weights to start from: a detector of ours ("fcos"), or one of load_backbone's kinds."""
-    if kind == "fcos":
+    """Weights to start from: a "detector" of ours, or one of load_backbone's kinds."""
+    if kind == "detector":
         load_detector(network, state, class_rows)
     else:
         load_backbone(network.backbone, kind, state)
@@ -228,18 +264,21 @@ def _lite0_key(key: str) -> str:
 def load_detector(network: nn.Module, state: dict[str, Tensor], class_rows: list) -> None:
     """A detector of the same shape that may know other classes.
 
-    class_rows   [(ours, theirs)]: which row of our class layer each of theirs becomes; our other rows stay as they were
-                 initialised. Everything else is strict.
+    class_rows   [(ours, theirs)]: which of our classes each of theirs becomes; the rows of our others stay as they were
+                 initialised. Everything else is strict, and the row of the background goes with it.
     Raises ValueError naming the first key that is missing, unknown or of another shape.
     """
-    ours = network.state_dict()
-    for key in ("head.cls_logits.weight", "head.cls_logits.bias"):
-        if key not in state or state[key].shape[1:] != ours[key].shape[1:]:
-            raise ValueError(f"pre-trained weights: {key} is missing or has another shape; the detector was built with other settings")
-        rows = ours[key].clone()
-        for our_row, their_row in class_rows:
-            rows[our_row] = state[key][their_row]
-        state = {**state, key: rows}
+    ours, state = network.state_dict(), dict(state)
+    keys = {f"{layer}.{part}": rows for layer, rows in ROWS_OF_A_CLASS.items() for part in ("weight", "bias")}
+    for key, a_class in keys.items():
+        if key in ours:
+            if key not in state or state[key].shape[1:] != ours[key].shape[1:]:
+                raise ValueError(f"pre-trained weights: {key} is missing or has another shape; the detector was built with other settings")
+            rows, background = ours[key].clone(), len(ours[key]) - a_class * network.config.num_classes
+            rows[len(rows) - background:] = state[key][len(state[key]) - background:]
+            for our_class, their_class in class_rows:
+                rows[our_class * a_class:(our_class + 1) * a_class] = state[key][their_class * a_class:(their_class + 1) * a_class]
+            state[key] = rows
     wrong = sorted({*state} ^ {*ours}) or [key for key in ours if state[key].shape != ours[key].shape]
     if wrong:
         raise ValueError(f"pre-trained weights: {wrong[0]} does not fit; the detector was built with other settings (backbone, channels, levels)")

@@ -182,17 +182,17 @@ def small_file(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda state: state.pop("backbone.fpn_output4.bias"), "nothing becomes fpn.output.1.bias, which an FCOS of adelaidet with resnet50 has"),
-    (lambda state: state.update({"top_module.weight": torch.zeros(1)}), "top_module.weight has no place in an FCOS of adelaidet with resnet50"),
+    (lambda state: state.pop("backbone.fpn_output4.bias"), "nothing becomes fpn.output.1.bias, which a fcos of adelaidet with resnet50 has"),
+    (lambda state: state.update({"top_module.weight": torch.zeros(1)}), "top_module.weight has no place in a fcos of adelaidet with resnet50"),
     (lambda state: state.update({"backbone.top_block.p7.weight": torch.zeros(32, 32, 1, 1)}),
-     "backbone.top_block.p7.weight is [32, 32, 1, 1], must be [32, 32, 3, 3] in an FCOS of adelaidet with resnet50"),
+     "backbone.top_block.p7.weight is [32, 32, 1, 1], must be [32, 32, 3, 3] in a fcos of adelaidet with resnet50"),
     (lambda state: state.pop("proposal_generator.fcos_head.scales.3.scale"), "head.scales is [4], must be [5]"),
     (lambda state: [state.pop(key) for key in [*state] if ".res4.5." in key],
      "layer3 of the backbone has 5 blocks of 3 convolutions, as none of resnet18"),
     (lambda state: state.update({f"module.{key}": value for key, value in state.items() if "ctrness" in key}),
      "and another key are both head.quality."),
     (lambda state: [state.pop(key) for key in [*state] if "cls_logits" in key],
-     "are of no FCOS of torchvision, fcos, adelaidet, detectron2, zhenghao977, mmdet"),
+     "are of no detector of torchvision, torchvision_rcnn, fcos, adelaidet, detectron2, zhenghao977, mmdet"),
 ])
 def test_what_does_not_fit_is_named(small, change, sentence):
     state = dict(small)
@@ -211,7 +211,7 @@ def test_what_is_no_state_dict_is_refused(content, tmp_path, capsys):
     (["--from", "fcos"], "the variant of fcos is not named, must be one of plain, improved; the weights themselves do not tell"),
     (["--from", "mmdet", "--variant", "best"], "the variant of mmdet is best, must be one of plain, improved, lsj"),
     (["--variant", "plain"], "the variant of adelaidet is plain, must be one of none"),
-    (["--from", "yolo"], "the family is 'yolo', not one of torchvision, fcos"),
+    (["--from", "yolo"], "the family is 'yolo', not one of torchvision, torchvision_rcnn, fcos"),
     (["--from", "detectron2"], "nothing becomes head.cls_logits.weight"),
     (["--classes", "a,b"], "has 80 classes, not the 2 that are named"),
     (["--classes", "a,,b"], "--classes a,,b: '' is no name, or is there twice"),

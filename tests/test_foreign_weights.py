@@ -99,7 +99,7 @@ def test_a_detector_with_other_classes_gives_the_rows_that_are_asked_for():
     torch.manual_seed(0)
     old, new = build_model({"num_classes": 3, **SMALL}), build_model({"num_classes": 2, **SMALL})
     fresh = new.state_dict()["head.cls_logits.weight"].clone()
-    load_weights(new, "fcos", old.state_dict(), [(0, 2)])
+    load_weights(new, "detector", old.state_dict(), [(0, 2)])
     ours, theirs = new.state_dict(), old.state_dict()
     assert torch.equal(ours["head.cls_logits.weight"][0], theirs["head.cls_logits.weight"][2])
     assert torch.equal(ours["head.cls_logits.weight"][1], fresh[1])

@@ -34,11 +34,11 @@ def targets(boxes, labels):
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_every_backbone_gives_c3_to_c5_at_strides_8_16_32(name):
+def test_every_backbone_gives_c2_to_c5_at_strides_4_8_16_32(name):
     backbone = build_backbone(name, "none").eval()
     with torch.inference_mode():
         features = backbone(torch.zeros(1, 3, 64, 96))
-    assert [tuple(f.shape[1:]) for f in features] == [(c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (8, 16, 32))]
+    assert [tuple(f.shape[1:]) for f in features] == [(c, 64 // s, 96 // s) for c, s in zip(backbone.channels, (4, 8, 16, 32), strict=True)]
 
 
 def test_freezing_keeps_norms_and_early_layers_as_they_are_while_training():
@@ -61,11 +61,11 @@ class NormAndReLU(nn.BatchNorm2d):
 
 
 class TimmStub(nn.Sequential):
-    """What timm.create_model gives, with strides 8, 16 and 32."""
+    """What timm.create_model gives, with strides 4, 8, 16 and 32."""
 
     def __init__(self, norm):
         super().__init__(nn.Conv2d(3, 4, 1), norm(4))
-        self.feature_info = SimpleNamespace(reduction=lambda: [8, 16, 32], channels=lambda: [4, 4, 4])
+        self.feature_info = SimpleNamespace(reduction=lambda: [4, 8, 16, 32], channels=lambda: [4, 4, 4, 4])
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
-"""Makes a checkpoint of this repository from the FCOS of another one; detect.py, eval_*.py and --weights take it from there.
+"""Makes a checkpoint of this repository from the detector of another one; detect.py, eval_*.py and --weights take it from there.
 
     python tools/convert_weights.py fcos_resnet50_fpn_coco-99b0c9b7.pth checkpoint/torchvision.pth
+    python tools/convert_weights.py fasterrcnn_resnet50_fpn_coco-258fb6c6.pth checkpoint/faster_rcnn.pth --variant published
     python tools/convert_weights.py FCOS_imprv_R_50_FPN_1x.pth checkpoint/fcos.pth --variant improved
     python tools/convert_weights.py voc_78.7.pth checkpoint/voc.pth --variant voc
     python tools/convert_weights.py my_mmdet.pth checkpoint/mine.pth --variant improved --classes nail,clip
 
 --from            --variant                     whose
 torchvision                                     torchvision's fcos_resnet50_fpn
+torchvision_rcnn  published, trained            torchvision's fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn: for COCO (no eps in the norms), or your own
 fcos              plain, improved               the authors' tianzhi0549/FCOS: FCOS_R_... and FCOS_imprv_R_...
 adelaidet                                       aim-uofa/AdelaiDet
 detectron2                                      detectron2's own FCOS

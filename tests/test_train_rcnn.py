@@ -1,0 +1,125 @@
+"""The commands with --model faster_rcnn and mask_rcnn: training, resuming, evaluation, detection, refusals; and it learns."""
+import json
+
+import pytest
+import torch
+import torchvision
+from colour_network import refusal
+
+import detect
+import eval_voc
+import train_voc
+from benchmarks import compare_models, speed
+from dataset.augment import Augment
+from dataset.loader import TrainLoader, eval_loader
+from dataset.voc import VOCDataset
+from engine.checkpoint import load_checkpoint
+from engine.fit import FitOptions, fit
+from engine.log import RunLog
+from engine.predict import predict
+from evaluation.report import evaluate
+from model import build_model
+from model.export import onnx_model
+from training import build_network
+
+ROWS = ("--backbone regnet_x_400mf --channels 32 --min-size 64 --max-size 96 --weights none --device cpu --batch-size 3").split()
+TINY = [*ROWS, *"--model faster_rcnn --pyramid p3-p5 --box-channels 32 --proposals 50 --training-proposals 50".split()]
+
+
+def words(folder, output, *flags):
+    return ["--data", str(folder), "--output", str(output), *TINY, "--workers", "0", *map(str, flags)]
+
+
+def test_it_is_trained_resumed_evaluated_and_detects(tmp_path, voc_folder, capsys):
+    run = tmp_path / "run"
+    train_voc.main(words(voc_folder, run, "--epochs", 2, "--val-split", "none"))
+    last = load_checkpoint(run / "last.pth")
+    assert (last["config"]["model"], last["config"]["pyramid"], last["config"]["nms_iou_threshold"]) == ("faster_rcnn", "p3-p5", 0.5)
+    assert "faster_rcnn regnet_x_400mf" in (run / "log.txt").read_text()
+    assert {"objectness", "rpn_reg", "cls", "reg"} <= {*(run / "metrics.csv").read_text().splitlines()[0].split(",")}
+
+    train_voc.main(words(voc_folder, tmp_path / "broken", "--epochs", 2, "--val-split", "none", "--max-steps", 3))
+    train_voc.main(["--resume", str(tmp_path / "broken" / "last.pth"), "--workers", "0"])
+    again = load_checkpoint(tmp_path / "broken" / "last.pth")
+    assert all(torch.equal(value, again["training"]["model"][name]) for name, value in last["training"]["model"].items())
+
+    best = ["--checkpoint", str(run / "best.pth"), "--device", "cpu"]
+    metrics = eval_voc.main(["--data", str(voc_folder), "--workers", "0", *best])
+    assert set(metrics["ap"]) == {"disc", "slab"}
+    entries = detect.main([str(voc_folder / "JPEGImages"), "--output", str(tmp_path / "found"), "--score-threshold", "0.01", *best])
+    assert len(entries) == 12 and json.loads((tmp_path / "found" / "detections.json").read_text())
+    capsys.readouterr()
+    assert "--weights" in (line := refusal(train_voc.main, ["--data", voc_folder, *ROWS, "--output", tmp_path / "x", "--weights", run / "best.pth"], capsys))
+    assert "is a faster_rcnn, but --model is fcos" in line
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--head-norm", "bn"], "--head-norm is given, but is none of --model faster_rcnn"),
+    (["--preset", "keras_fcos"], "--preset keras_fcos is of another model than --model faster_rcnn, which has no p6_from"),
+    (["--model", "fcos"], "--pyramid is given, but is none of --model fcos"),
+    (["--pyramid", "p1-p2"], "--pyramid: invalid choice: 'p1-p2'"), (["--proposals", "0"], "--proposals: is 0, must be 1 or more"),
+    (["--model", "mask_rcnn"], "--model mask_rcnn learns from masks"), (["--model", "fast_rcnn"], "--model: invalid choice: 'fast_rcnn'")])
+def test_a_flag_that_the_model_has_no_use_for_ends_in_one_sentence(flags, sentence, tmp_path, voc_folder, capsys):
+    assert sentence in refusal(train_voc.main, words(voc_folder, tmp_path / "run", *flags), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_and_the_small_preset_reach_the_config():
+    def config(*words):
+        return build_network(train_voc.parse_flags(["--weights", "none", *words])[0], ["disc"], None)[1]
+    assert config("--model", "mask_rcnn", "--channels", "32", "--box-channels", "8")["model"] == "mask_rcnn"
+    small = config("--model", "faster_rcnn", "--preset", "rcnn_small", "--box-refinement", "on", "--anchor-scale", "4")
+    assert (small["backbone"], small["pyramid"], small["roi_levels"], small["box_refinement"], small["anchor_scale"]) == ("regnet_x_400mf", "p3-p5", "own", True, 4)
+
+
+def test_it_is_not_exported():
+    with pytest.raises(ValueError, match="^the model is a faster_rcnn; only fcos can be exported$"):
+        onnx_model(build_model({"num_classes": 1, "model": "faster_rcnn", "fpn_channels": 8, "box_channels": 8}), False, 18)
+
+
+def test_coco_weights_are_torchvisions_faster_rcnn_with_its_class_rows(monkeypatch):
+    with torch.device("meta"):
+        theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    theirs = {key: torch.zeros(value.shape) for key, value in theirs.items()}
+    theirs["roi_heads.box_predictor.cls_score.bias"] = torch.arange(91.0)
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda weights, **options: theirs)
+    network, config, told = build_network(train_voc.parse_flags("--model faster_rcnn --weights coco".split())[0], ["nail", "dog"], None)
+    assert (config["backbone"], config["fpn_channels"], config["norm_eps"], config["num_classes"]) == ("resnet50", 256, 0.0, 2)
+    assert network.state_dict()["box_head.cls_logits.bias"].tolist() == [0, 18, 0]          # new, COCO's dog, background
+    assert told[0] == "weights of coco; class rows taken over: dog; new: nail"
+
+
+def test_a_tiny_one_learns_a_picture_by_heart(tmp_path, voc_maker):
+    data, sizes = VOCDataset(voc_maker(tmp_path / "voc", n=1)), (96, 128)
+    torch.manual_seed(0)
+    network = build_model({"num_classes": 2, "model": "faster_rcnn", "backbone": "regnet_x_400mf", "fpn_channels": 32, "pyramid": "p3-p5",
+                           "anchor_scale": 4.0, "box_channels": 128, "proposals": 50, "training_proposals": 50,
+                           "rpn_samples": 64, "roi_samples": 16, "roi_positives": 0.5})
+    loader = TrainLoader(data, Augment(flip=0, jitter=0, rotate=0), 1, sizes[:1], sizes[1])
+    checkpoint = {"config": {}, "classes": data.classes, "input": {}, "score_threshold": 0.3, "flags": {}}
+    fit(network, loader, None, RunLog(tmp_path / "run"), FitOptions(epochs=50, lr=0.01, warmup_steps=5, schedule="cosine", ema_decay=0.9),
+        torch.device("cpu"), checkpoint)
+    found = predict(network, eval_loader(data, *sizes, batch_size=2), "cpu", progress=False)
+    metrics = evaluate(found, {id: data.target(index) for index, id in enumerate(data.ids)}, data.classes)
+    assert metrics["mAP"] == 1 and metrics["mAP_50_95"] > 0.5
+
+
+def test_models_are_compared_by_one_command(tmp_path, voc_folder, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare_models.main(["--data", str(voc_folder), "--output", str(tmp_path / "bad"), "--models", "yolo"])
+    assert stopped.value.code == 2 and "train_voc.py" in (line := capsys.readouterr().err) and "--model: invalid choice: 'yolo'" in line
+
+    commands = {"train_voc.py": train_voc.main, "eval_voc.py": eval_voc.main}              # in this process, which is quicker
+    monkeypatch.setattr(compare_models, "start", lambda script, *words: commands[script]([*map(str, words)]))
+    rows = ["fcos --head-convs 1", "faster_rcnn --pyramid p3-p5 --proposals 50"]
+    flags = ["--data", str(voc_folder), "--output", str(tmp_path / "out"), "--models", *rows, *ROWS, "--max-steps", "1", "--workers", "0"]
+    lines = compare_models.main(flags)
+    assert lines[-4].startswith("| model | disc | slab | AP50 | AP50-95 | parameters |") and (tmp_path / "out" / "table.md").read_text().endswith(f"{lines[-1]}\n")
+    assert [line.split(" | ")[0] for line in lines[-2:]] == [f"| {row}" for row in rows] and " M | 0." in lines[-1]
+
+
+def test_its_speed_is_measured_beside_torchvisions(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "WARM_UP", 0)
+    speed.main(["--parts", "two_stage", "--size", "64", "96", "--batch-size", "1", "--classes", "3", "--repeats", "2"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| inference")]
+    assert len(rows) == 2 and all(" to " in row for row in rows)
