@@ -10,17 +10,22 @@ def box_area(boxes: Tensor) -> Tensor:
     return sides[..., 0] * sides[..., 1]
 
 
+def box_intersection(boxes: Tensor, others: Tensor) -> Tensor:
+    """The area that every pair has in common: [..., N, 4] and [..., M, 4] xyxy -> [..., N, M]."""
+    corner = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
+    opposite = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
+    return box_area(torch.cat([corner, opposite], dim=-1))
+
+
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of every pair.
 
-    boxes    [N, 4]  xyxy
-    others   [M, 4]  xyxy
-    returns  [N, M]  in 0..1; 0 where both have no area; N and M may be 0
+    boxes    [..., N, 4]  xyxy
+    others   [..., M, 4]  xyxy
+    returns  [..., N, M]  in 0..1; 0 where both have no area; N and M may be 0
     """
-    corner = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    opposite = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = box_area(torch.cat([corner, opposite], dim=-1))
-    union = box_area(boxes)[:, None] + box_area(others)[None, :] - intersection
+    intersection = box_intersection(boxes, others)
+    union = box_area(boxes)[..., :, None] + box_area(others)[..., None, :] - intersection
     return torch.where(union > 0, intersection / union, 0)
 
 
