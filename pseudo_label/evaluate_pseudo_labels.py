@@ -143,7 +143,7 @@ def calibration_error(pseudo, missing, contents, full) -> float | None:
 def count_doubles(positive, contents) -> int:
     from pseudo_label.policies import boxes_of
     from util.boxes import box_iou
-    kept_of, count = by_image({**contents, "annotations": human(contents)}), 0
+    kept_of, count = by_image({**contents, "annotations": [each for each in human(contents) if not is_neutral(each)]}), 0
     for image_id, own in by_image({**contents, "annotations": positive}).items():
         kept = kept_of[image_id]
         iou = box_iou(boxes_of(own), boxes_of(kept))

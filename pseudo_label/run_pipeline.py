@@ -58,7 +58,7 @@ class Experiment:
         self.folder, self.images, self.test, self.seed, self.flags, self.words = folder, images, test, seed, flags, words
         import train_coco
         self.command = train_coco
-        self.settings = train_coco.parse_flags(words)
+        self.settings = train_coco.parse_flags(words)[0]
         folder.mkdir(parents=True, exist_ok=True)
 
     def train(self, labels: Path, name: str, extra: list) -> Path:

@@ -3,8 +3,8 @@
     python -m pseudo_label.visualize_pseudo_labels pseudo.json --images pictures --full full.json --output drawn
     python -m pseudo_label.visualize_pseudo_labels pseudo --output drawn --pictures 30                    a VOC folder, nothing missing known
 
-Kept: a human's label. Pseudo: positive, with class and probability, or score. Ignored: dashed. Missing: in the full file, and found
-by no positive of its class with an IoU of 0.5 or more. Below each picture stands the legend, with how many there are.
+Kept: a human's label. Pseudo: positive, with class and probability, or score. Ignored: grey. Missing: dashed; in the full
+file, and found by no positive of its class with an IoU of 0.5 or more. Below each picture stands the legend, with how many there are.
 The pictures are spread evenly over those with a pseudo label, an ignored box or a missing one.
 """
 from pathlib import Path
@@ -14,7 +14,7 @@ from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, is_neutral, missing_labels, read_labels
 
 COLOURS = {"kept": (70, 220, 90), "pseudo": (255, 190, 20), "ignored": (200, 200, 200), "missing": (255, 70, 200)}
-DASHED = ("ignored", "missing")
+DASHED = ("missing",)               # what lies below shows through
 
 
 def kinds_of(annotations: list, missing: list) -> dict:

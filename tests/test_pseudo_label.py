@@ -94,7 +94,7 @@ def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_p
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"id": 2}, "annotation 2"), ({"id": None}, "must have an id"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"),
+    ({"id": 2}, "id 2"), ({"id": None}, "must be a number or a text"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"),
     ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category")])
 def test_the_door_refuses_by_name(tmp_path, change, told):
     contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 10])])
@@ -102,7 +102,11 @@ def test_the_door_refuses_by_name(tmp_path, change, told):
     path = written(tmp_path, "a.json", contents)
     with pytest.raises(ValueError, match=told):
         read_labels(path)
-    if "id" not in change:
+    if "id" in change:
+        del contents["annotations"][0]["id"]
+        with pytest.raises(ValueError, match="annotation number 1 must have an id of its own"):
+            read_labels(written(tmp_path, "a.json", contents))
+    else:
         assert [each["id"] for each in read_labels(path, skip_bad=True).contents["annotations"]] == [2]
 
 
@@ -442,16 +446,18 @@ def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
     from PIL import Image
     for id in (1, 2):
         Image.new("RGB", (200, 200), (90, 90, 90)).save(tmp_path / f"{id}.jpg")
-    kinds = visualize_pseudo_labels.kinds_of([each for each in MARKED["annotations"] if each["image_id"] == 1], FULL["annotations"][1:3])
-    assert {kind: [each["id"] for each in own] for kind, own in kinds.items()} == {"kept": [1], "pseudo": [11, 12, 13], "ignored": [], "missing": [3]}
-    words = [written(tmp_path, "a.json", MARKED), "--images", tmp_path, "--full", written(tmp_path, "full.json", FULL), "--output", tmp_path / "drawn"]
+    marked = {**MARKED, "annotations": [each for each in MARKED["annotations"] if each["id"] not in (13, 14)]}
+    kinds = visualize_pseudo_labels.kinds_of([each for each in marked["annotations"] if each["image_id"] == 1], FULL["annotations"][1:3])
+    assert {kind: [each["id"] for each in own] for kind, own in kinds.items()} == {"kept": [1], "pseudo": [11, 12], "ignored": [], "missing": [3]}
+    words = [written(tmp_path, "a.json", marked), "--images", tmp_path, "--full", written(tmp_path, "full.json", FULL), "--output", tmp_path / "drawn"]
     visualize_pseudo_labels.main([str(word) for word in words])
     drawn = {path.stem: Image.open(path) for path in (tmp_path / "drawn").glob("*.png")}
     assert {*drawn} == {"1", "2"} and drawn["1"].height > 200
     colours = {name: {colour for _, colour in picture.crop((0, 0, 200, 200)).getcolors(99999)} for name, picture in drawn.items()}
     own = visualize_pseudo_labels.COLOURS
     assert {own["kept"], own["pseudo"], own["missing"]} <= colours["1"] and own["ignored"] not in colours["1"]
-    assert {own["kept"], own["ignored"], own["missing"], own["pseudo"]} <= colours["2"]
+    assert {own["kept"], own["ignored"]} <= colours["2"] and own["pseudo"] not in colours["2"]
+    assert {*own.values()} <= {colour for _, colour in drawn["2"].crop((0, 200, 200, drawn["2"].height)).getcolors(99999)}
     assert "nothing to draw" in refusal(visualize_pseudo_labels.main, [words[4], *words[1:3], "--output", tmp_path / "x"], capsys)
     assert "needs --images DIR" in refusal(visualize_pseudo_labels.main, [words[4], "--output", tmp_path / "x"], capsys)
 
