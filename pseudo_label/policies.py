@@ -12,9 +12,9 @@ from pseudo_label.labels import by_image, is_neutral
 from util.boxes import box_area, box_intersection, box_iou, xywh_to_xyxy
 
 HIT, DOUBLE, LEFT = 0, 1, 2     # a detection is the first on a kept box; another on one, or on what is neutral; on none
-SURE_SHARE = 0.25               # the keep rate is looked up among this share as many best detections as there are kept boxes ...
-SURE_LEAST = 20                 # ... and at least so many
-ENOUGH = 50                     # detections of a class for a fit of its own
+SURE_SHARE = 0.5                # the keep rate is read off half as many of the best detections as there are kept boxes: more are
+SURE_LEAST = 100                # less sure, fewer say less; where that is fewer than so many, off as many as there are kept boxes
+PRIOR = 5.0                     # how much the fits hold on to what they begin with
 COUNT_POSITIVE = 0.5            # share of the missing boxes of a class that policy count takes for positive, the rest for ignored
 
 
@@ -82,7 +82,8 @@ def estimated_keep_rate(contents: dict, detections: list, state: np.ndarray) -> 
     Raises ValueError where there are no detections, or no hit among these.
     """
     scores = np.where(state == DOUBLE, -np.inf, column(detections, "score") if detections else [])
-    sure = max(SURE_LEAST, round(SURE_SHARE * sum(kept_counts(contents).values())))
+    kept = sum(kept_counts(contents).values())
+    sure = max(min(kept, SURE_LEAST), round(SURE_SHARE * kept))
     best = np.argsort(-scores, kind="stable")[:min(sure, int((state != DOUBLE).sum()))]
     rate = float((state[best] == HIT).mean()) if len(best) else 0.0
     if not rate:
@@ -90,40 +91,44 @@ def estimated_keep_rate(contents: dict, detections: list, state: np.ndarray) -> 
     return rate
 
 
-def isotonic(scores: np.ndarray, hits: np.ndarray):
-    """The rising step function of the score that is nearest to `hits` (0 or 1) in squares: pool adjacent violators.
+def fit_reality(x: np.ndarray, hit: np.ndarray, keep_rate: float, prior: np.ndarray) -> np.ndarray:
+    """(intercept, slope) w of P(real | x) = sigmoid(w0 + w1 x), w1 >= 0: most likely given which of the detections hit a kept box [D],
+    as P(hit | x) = keep_rate * P(real | x), with a normal prior around `prior` of precision PRIOR. Fisher scoring."""
+    columns, w = np.stack([np.ones_like(x), x], 1), prior.copy()
+    for _ in range(100):
+        real = 1 / (1 + np.exp(-columns @ w))
+        gradient = columns.T @ (np.where(hit, 1, left_over(real, keep_rate)) - real) - PRIOR * (w - prior)
+        weight = keep_rate * real * (1 - real) ** 2 / (1 - keep_rate * real)
+        step = np.linalg.solve((columns * weight[:, None]).T @ columns + PRIOR * np.eye(2), gradient).clip(-1, 1)
+        w = np.maximum(w + step, [-np.inf, 0])
+        if np.abs(step).max() < 1e-6:
+            break
+    return w
 
-    returns a function of scores; below the first step it is as on it. Law: its mean over `scores` is the mean of `hits`.
-    """
-    values, place = np.unique(scores, return_inverse=True)
-    blocks = []                                                     # [lowest score, sum of hits, count]
-    for value, total, count in zip(values, np.bincount(place, hits), np.bincount(place), strict=True):
-        blocks.append([value, total, count])
-        while len(blocks) > 1 and blocks[-2][1] * blocks[-1][2] >= blocks[-1][1] * blocks[-2][2]:
-            _, total, count = blocks.pop()
-            blocks[-1][1] += total
-            blocks[-1][2] += count
-    starts, totals, counts = (np.array(part) for part in zip(*blocks, strict=True))
-    return lambda wanted: (totals / counts)[np.maximum(np.searchsorted(starts, wanted, side="right") - 1, 0)]
+
+def left_over(real: np.ndarray, keep_rate: float) -> np.ndarray:
+    """P(real | no kept box is there) from P(real): of the real ones the share 1 - keep_rate is left, of the others all."""
+    return real * (1 - keep_rate) / (1 - keep_rate * real)
 
 
 def real_probabilities(detections: list, state: np.ndarray, keep_rate: float) -> np.ndarray:
     """P(an object is there | score, class, no kept box is there) of each detection [D]; no full label is looked at.
 
     If boxes were dropped at random, a detection of score s hits a kept box with P(hit | s) = keep_rate * P(real | s) (Elkan and
-    Noto, 2008): beside each hit there are (1 - keep_rate) / keep_rate missing objects of that score among the detections left:
-    (1 / keep_rate - 1) * P(hit | s) / (1 - P(hit | s)). P(hit | s) is an isotonic fit for each class, over its hits and those
-    left; over all classes for one with fewer than ENOUGH of them. Doubles get 0.
+    Noto, 2008). P(real | s) is logistic in the log odds of the score, fitted to all classes (to begin with: the score itself), then to
+    each, which goes its own way as far as its hits tell. A free rising function in its place (isotonic) spreads two to
+    three times as much, and with some hundred hits a whole class crosses a threshold by chance. Doubles are not looked at, and get 0.
     """
-    chances = np.zeros(len(detections))
-    if not len(detections):
+    chances, counts = np.zeros(len(detections)), state != DOUBLE
+    if not counts.any() or keep_rate >= 1:
         return chances
-    scores, classes, counts = column(detections, "score"), column(detections, "category_id"), state != DOUBLE
+    scores, classes, hit = column(detections, "score").clip(1e-4, 1 - 1e-4), column(detections, "category_id"), state == HIT
+    x = np.log(scores / (1 - scores))
+    general = fit_reality(x[counts], hit[counts], keep_rate, np.array([0.0, 1.0]))
     for category in np.unique(classes[counts]):
         own = counts & (classes == category)
-        base = own if own.sum() >= ENOUGH else counts
-        share = isotonic(scores[base], (state[base] == HIT).astype(float))(scores[own])
-        chances[own] = np.minimum(1, (1 / keep_rate - 1) * share / np.maximum(1 - share, 1e-12))
+        w = fit_reality(x[own], hit[own], keep_rate, general)
+        chances[own] = left_over(1 / (1 + np.exp(-(w[0] + w[1] * x[own]))), keep_rate)
     return chances
 
 
