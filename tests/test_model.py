@@ -138,7 +138,7 @@ def test_what_you_bring_decides_what_you_get_in_both_modes():
         losses = network(images, sizes, targets([[[8, 8, 40, 40]], [[0, 0, 0, 0]]], [[1], [-1]]))
         assert list(losses) == ["cls", "reg", "quality"] and all(pair.shape == (1, 2) for pair in losses.values())
         results = network(images, sizes)
-        assert [sorted(result) for result in results] == [["boxes", "labels", "scores"]] * 2
+        assert [sorted(result) for result in results] == [["boxes", "class_scores", "labels", "scores"]] * 2
 
 
 def outputs_of(cls, ltrb, quality):
