@@ -58,7 +58,7 @@ def open_data(flags: argparse.Namespace):
     if train_pair is None:
         raise ValueError(f"--data {flags.data}: has no annotations/instances_train*.json" if flags.data else
                          "there is nothing to train on: give --data DIR, or --train-json FILE with --train-images DIR")
-    train_set = COCODataset(*train_pair, skip_bad=flags.skip_bad)
+    train_set = COCODataset(*train_pair, skip_bad=flags.skip_bad, pseudo_weight=flags.pseudo_weight)
     if not any(train_set.class_counts().values()):
         raise ValueError(f"{train_pair[0]}: not one object in {len(train_set)} pictures to train on")
     return train_set, COCODataset(*val_pair, classes=train_set.classes, skip_bad=flags.skip_bad) if val_pair else None

@@ -5,6 +5,7 @@
     python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
     python train_voc.py --resume                            the newest run goes on where it stopped
+    python train_voc.py --data my_pictures --teacher ema    labels with holes: the averaged network fills them
 
 Several GPUs of one machine: the same command (DataParallel), or one process each, which is faster:
     torchrun --nproc-per-node 4 train_voc.py --data my_pictures
@@ -57,7 +58,7 @@ def open_data(flags: argparse.Namespace):
     train_split = {"auto": "train" if has_train else None, "all": None}.get(flags.train_split, flags.train_split)
     val_split = {"auto": "val" if has_train and has_val else None, "none": None}.get(flags.val_split, flags.val_split)
     options = {"one_based": not flags.zero_based, "skip_bad": flags.skip_bad}
-    train_set = VOCDataset(flags.data, train_split, **options)
+    train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
     if not train_set.classes:
         raise ValueError(f"--data {' '.join(flags.data)}: not one object in {len(train_set)} pictures to train on")
     val_set = VOCDataset(flags.data, val_split, classes=train_set.classes, **options) if val_split else None

@@ -1,5 +1,6 @@
 """What every training command does once its flags are read: data, network, loader and options assembled, and the loop run."""
 import argparse
+import random
 import time
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     started = time.perf_counter()
     judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device, options.amp) if val_set else None
     try:
-        best = fit(network, loader, judge, run, options, device, checkpoint, resumed)
+        best = fit(network, loader, judge, run, options, device, checkpoint, resumed, *incomplete_labels(flags, len(train_set.classes), run))
     except KeyboardInterrupt:
         run.say(f"interrupted; --resume {folder / 'last.pth'} goes on")
         raise
@@ -127,6 +128,19 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
     loader = eval_loader(val_set, **sizes, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
     return lambda network: evaluate(predict(network, loader, device, amp, progress=False), val_set.truth(), val_set.classes)
+
+
+def incomplete_labels(flags: argparse.Namespace, num_classes: int, run: RunLog):
+    """(teacher or None, strong view or None) of engine.fit.fit."""
+    from dataset.strong_view import strong_view
+    from engine.distributed import rank
+    from engine.teacher import Teacher
+    online = flags.teacher == "ema"
+    teacher = Teacher(num_classes, flags.burn_in, flags.keep_rate, flags.pseudo_weight, run.say) if online else None
+
+    def view(images, image_sizes, step):
+        return strong_view(images, image_sizes, seed=random.Random(f"{flags.seed}/{step}/{rank()}").getrandbits(63))
+    return teacher, view if flags.strong_view or flags.strong_view is None and online else None
 
 
 def amp_dtype(choice: str, device):

@@ -1,11 +1,13 @@
 """What data sets with objects have in common once their files are read: pictures, targets, counts."""
 import difflib
+import math
 from collections import Counter
+from typing import NamedTuple
 
 import torch
 
 from dataset.pictures import read_picture
-from dataset.sample import make_target
+from dataset.sample import keep_objects, make_target, of_people
 
 
 def unknown_class(name, classes):
@@ -13,6 +15,45 @@ def unknown_class(name, classes):
     known = {each.casefold(): each for each in classes}
     close = difflib.get_close_matches(name.casefold(), known, n=1)
     return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
+
+
+class Origin(NamedTuple):
+    """Whose label an object has, and how much it counts."""
+    pseudo: bool = False        # a network's
+    weight: float = 1.0
+    zone_ignore: bool = False   # not an object: a place where its class is left open
+
+
+def read_origin(written):
+    """The Origin that a COCO annotation's keys, or the texts of a VOC object's tags, tell: {name: value}, an absent one None.
+
+    ispseudo  true or false;  zone  "positive" or "ignore";  weight  a number of 0 or more
+    score, p_real  numbers in 0..1, which training does not use: how sure the network was, the probability that the object is real
+    Raises ValueError with the rule, without file and object.
+    """
+    def chosen(name, choices, default):
+        value = written.get(name)
+        text = str(value).strip().lower()
+        if value is not None and text not in choices:
+            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(choices)}")
+        return default if value is None else choices[text]
+
+    def number(name, high):
+        value = written.get(name)
+        try:
+            found = 1.0 if value is None else float(str(value))         # str: true is no number
+        except ValueError:
+            found = math.nan
+        if not 0 <= found <= high or math.isinf(found):
+            raise ValueError(f"{name} is {value!r}, must be a number {'of 0 or more' if math.isinf(high) else f'in 0..{high}'}")
+        return found
+
+    number("score", 1), number("p_real", 1)
+    return Origin(chosen("ispseudo", {"true": True, "false": False, "1": True, "0": False}, False), number("weight", math.inf),
+                  chosen("zone", {"positive": False, "ignore": True}, False))
+
+
+ORIGIN_KEYS = ("ispseudo", "score", "p_real", "weight", "zone")
 
 
 class AnnotatedPictures:
@@ -30,15 +71,17 @@ class AnnotatedPictures:
         self._sizes, self._counts, self._objects = [], [], []
 
     def _add(self, id, picture, size, objects):
-        """A picture of `size` (h, w) with its good objects [(class name, edges x1 y1 x2 y2, difficult, ignore)]."""
+        """A picture of `size` (h, w) with its good objects [(class name, edges x1 y1 x2 y2, difficult, ignore, Origin)]."""
         self.ids.append(id)
         self.pictures.append(picture)
         self._sizes.append(size)
         self._counts.append(len(objects))
         self._objects += objects
 
-    def _finish(self, where, classes, skip_bad):
-        """Raises ValueError, naming `where`, if something was bad and skip_bad is False, or if no picture is left."""
+    def _finish(self, where, classes, skip_bad, pseudo_weight):
+        """Pseudo labels weigh `pseudo_weight` times what is written.
+
+        Raises ValueError, naming `where`, if something was bad and skip_bad is False, or if no picture is left."""
         if self.skipped and not skip_bad:
             others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
@@ -50,10 +93,18 @@ class AnnotatedPictures:
         self.category_ids = list(range(1, len(self.classes) + 1))
         self.image_ids = {id: id for id in self.ids}
         label_of = {name: label for label, name in enumerate(self.classes)}
-        names, boxes, difficult, ignore = zip(*self._objects, strict=True) if self._objects else ((), (), (), ())
+        names, boxes, difficult, ignore, origins = zip(*self._objects, strict=True) if self._objects else ((), (), (), (), ())
+        pseudo, weights, zone_ignore = zip(*origins, strict=True) if origins else ((), (), ())
         self._boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         self._labels = torch.tensor([label_of[name] for name in names], dtype=torch.int64)
-        self._difficult, self._ignore = (torch.tensor(flags, dtype=torch.bool) for flags in (difficult, ignore))
+        self._difficult, self._ignore, self._pseudo, self._zone_ignore = (
+            torch.tensor(flags, dtype=torch.bool) for flags in (difficult, ignore, pseudo, zone_ignore))
+        self._weights = torch.tensor(weights, dtype=torch.float32) * torch.where(self._pseudo, pseudo_weight, 1.0)
+        if any(pseudo) or any(zone_ignore):
+            positive = self._pseudo & ~self._zone_ignore
+            weight = f", of weight {float(self._weights[positive].mean()):.3g} on average" if positive.any() else ""
+            self.notes.append(f"{where}: {int(positive.sum())} of the {len(pseudo)} boxes are pseudo labels{weight}, and "
+                              f"{sum(zone_ignore)} are zones to ignore")
         self._ends = torch.tensor(self._counts).cumsum(0).tolist()
         del self._objects, self._counts
 
@@ -69,13 +120,15 @@ class AnnotatedPictures:
 
     def target(self, index):
         """The target alone, without decoding the picture."""
-        boxes, labels, difficult, ignore = (
-            field[self._rows(index)].clone() for field in (self._boxes, self._labels, self._difficult, self._ignore))
-        return make_target(boxes, labels, difficult, self.ids[index], self._sizes[index], ignore)
+        boxes, labels, difficult, *others = (
+            field[self._rows(index)].clone() for field in (self._boxes, self._labels, self._difficult, self._ignore, self._weights,
+                                                           self._pseudo, self._zone_ignore))
+        return make_target(boxes, labels, difficult, self.ids[index], self._sizes[index], *others)
 
     def truth(self):
-        """{image_id: ground truth}, as evaluation.report.evaluate takes it."""
-        return {image_id: self.target(index) for index, image_id in enumerate(self.ids)}
+        """{image_id: ground truth}, as evaluation.report.evaluate takes it, without pseudo labels and zones."""
+        targets = {image_id: self.target(index) for index, image_id in enumerate(self.ids)}
+        return {image_id: keep_objects(target, of_people(target)) for image_id, target in targets.items()}
 
     def __getitem__(self, index):
         target, image = self.target(index), read_picture(self.pictures[index])
@@ -84,6 +137,6 @@ class AnnotatedPictures:
         return image, target
 
     def class_counts(self):
-        """{class: number of objects, without regions to ignore}, in the order of the labels."""
-        counts = Counter(self._labels[~self._ignore].tolist())
+        """{class: number of objects, without regions and zones to ignore}, in the order of the labels."""
+        counts = Counter(self._labels[~(self._ignore | self._zone_ignore)].tolist())
         return {name: counts[label] for label, name in enumerate(self.classes)}

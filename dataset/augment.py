@@ -35,7 +35,7 @@ class Augment:
     around_object           share of zoomed-in windows and crops that are laid around a random object
     mosaic                  probability that the canvas is divided among four pictures
     Objects of which less than 0.3 stays in view, or less than 2 px of a side, are dropped with all their fields; of a
-    region to ignore whatever stays counts.
+    region or zone to ignore whatever stays counts.
     All randomness is drawn from rng (random.Random). The order is fixed: one rng state, one result.
     """
 
@@ -141,7 +141,7 @@ def keep_visible(target, view):
     corner, opposite = torch.tensor(view[:2]), torch.tensor(view[2:])
     cut = torch.cat([boxes[:, :2].maximum(corner), boxes[:, 2:].minimum(opposite)], dim=1)
     sides, cut_sides = boxes[:, 2:] - boxes[:, :2], (cut[:, 2:] - cut[:, :2]).clamp(min=0)
-    keep = ((cut_sides.prod(1) >= MIN_VISIBLE * sides.prod(1)) | target["ignore"]) & (cut_sides >= MIN_SIDE).all(1)
+    keep = ((cut_sides.prod(1) >= MIN_VISIBLE * sides.prod(1)) | target["ignore"] | target["zone_ignore"]) & (cut_sides >= MIN_SIDE).all(1)
     return keep_objects({**target, "boxes": cut}, keep)
 
 

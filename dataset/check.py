@@ -31,7 +31,7 @@ KINDS = {
     "unreadable-picture": ("error", "pictures that cannot be read: truncated, of an unknown kind, or too large"),
     "bad-xml": ("error", "XML files that do not parse or are no VOC annotation"),
     "size-mismatch": ("error", "XML files whose <size> is not that of the upright picture"),
-    "unreadable-object": ("error", "objects without a name or without four numbers"),
+    "unreadable-object": ("error", "objects without a name, without four numbers, or with the mark of a pseudo label that cannot be read"),
     "bad-box": ("error", "boxes without area, with corners exchanged, or outside their picture"),
     "missing-file": ("error", "ids without exactly one XML file and one picture"),
     "class-not-in-train": ("error", "classes that val or test has and train has not"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from dataset.annotated import AnnotatedPictures, unknown_class
+from dataset.annotated import AnnotatedPictures, read_origin, unknown_class
 from dataset.pictures import natural_order, upright_size
+from dataset.sample import of_people
 from dataset.voc import box_edges
 from util.boxes import xywh_to_xyxy
 
@@ -78,14 +79,16 @@ class COCODataset(AnnotatedPictures):
     path        the json file;  images   the folder below which its file_names lie
     classes     names in the order of the labels; None takes all categories of the file, by rising id
     skip_bad    False: the first bad entry ends it with a ValueError; True: what is bad is left out
+    pseudo_weight   factor on the weight of pseudo labels
 
     Ids may have gaps, start at 0 or be texts; an image_id here is the text of the id, `.image_ids` leads back. A box is
     [x, y, w, h] in upright pixels, continuous edges. Where `iscrowd` or `ignore` is 1 the box is a region: left out of
     training (ignore), neither hit nor miss when evaluated (difficult). Where `difficult` is 1, a field which
     tools/voc_to_coco.py writes, it is VOC's difficult: trained on as any other, neither hit nor miss when evaluated.
+    Pseudo labels are marked as dataset.annotated.read_origin says.
     """
 
-    def __init__(self, path, images, classes=None, skip_bad=False):
+    def __init__(self, path, images, classes=None, skip_bad=False, pseudo_weight=1.0):
         super().__init__()
         contents = read_instances(path)
         names = {str(category["id"]): str(category["name"]) for category in contents["categories"]}
@@ -104,7 +107,7 @@ class COCODataset(AnnotatedPictures):
                 objects_of[image_id].append((where, name, annotation))
         for image in contents["images"]:
             self._read(image, Path(images) / str(image["file_name"]), path, objects_of.pop(str(image["id"])))
-        self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad)
+        self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad, pseudo_weight)
         if self.objects_cut:
             self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         self._written = torch.tensor(self._written, dtype=torch.float64).reshape(-1, 5)
@@ -124,13 +127,13 @@ class COCODataset(AnnotatedPictures):
             try:
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
-                area = float(annotation.get("area", w * h))
+                area, origin = float(annotation.get("area", w * h)), read_origin(annotation)
             except (TypeError, ValueError) as error:
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue
             self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1
             region = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-            objects.append((name, edges, region or bool(annotation.get("difficult")), region))
+            objects.append((name, edges, region or bool(annotation.get("difficult")), region, origin))
             self._written.append((x, y, w, h, area))
         self._add(str(image["id"]), picture, size, objects)
 
@@ -138,8 +141,11 @@ class COCODataset(AnnotatedPictures):
         """{image_id: ground truth}, as evaluation.coco_ap.evaluate takes it: boxes as written, not cut, and the areas that
         the file gives, which are those of the masks."""
         boxes, areas = xywh_to_xyxy(self._written[:, :4]), self._written[:, 4]
-        return {image_id: self.target(index) | {"boxes": boxes[self._rows(index)], "areas": areas[self._rows(index)]}
-                for index, image_id in enumerate(self.ids)}
+        truth = super().truth()
+        for index, image_id in enumerate(self.ids):
+            rows, kept = self._rows(index), of_people(self.target(index))
+            truth[image_id] |= {"boxes": boxes[rows][kept], "areas": areas[rows][kept]}
+        return truth
 
 
 def xywh_edges(bbox, size):

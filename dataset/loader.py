@@ -28,6 +28,7 @@ def collate(samples):
     batch["weights"]       float32 [B, M]       0 in padding rows
     batch["ignore"]        bool [B, M]          True: a region to leave out, as COCO's crowds; False in padding rows, and for
                                                 VOC's difficult objects, which are trained on as any other
+    batch["zone_ignore"]   bool [B, M]          True: no object, its class alone is left open there; False in padding rows
     infos                  [{"image_id", "orig_size" (h, w), "window" (x1, y1, x2, y2)}], the window in original pixels
     """
     images, targets = zip(*samples, strict=True)
@@ -39,9 +40,9 @@ def collate(samples):
     if "boxes" in targets[0]:
         shape = len(images), max(1, *(len(target["boxes"]) for target in targets))
         batch |= {"boxes": torch.zeros(*shape, 4), "labels": torch.full(shape, -1), "weights": torch.zeros(shape),
-                  "ignore": torch.zeros(shape, dtype=torch.bool)}
+                  "ignore": torch.zeros(shape, dtype=torch.bool), "zone_ignore": torch.zeros(shape, dtype=torch.bool)}
         for row, target in enumerate(targets):
-            for field in ("boxes", "labels", "weights", "ignore"):
+            for field in ("boxes", "labels", "weights", "ignore", "zone_ignore"):
                 batch[field][row, : len(target[field])] = target[field]
     whole = [(0, 0, target["orig_size"][1], target["orig_size"][0]) for target in targets]
     infos = [{"image_id": target["image_id"], "orig_size": target["orig_size"], "window": target.get("window", full)}

@@ -1,27 +1,35 @@
 """The target of one picture: the contract between the data sets, the augmentation and the loader."""
 import torch
 
-PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights")
+PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights", "pseudo", "zone_ignore")
 
 
-def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None):
+def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None, weights=None, pseudo=None, zone_ignore=None):
     """The target of a picture with M objects; M may be 0. Every list may be a tensor.
 
     boxes       float32 [M, 4]  xyxy, continuous edges in the picture's own upright pixels, 0 <= x1 < x2 <= w
     labels      int64 [M]       0..C-1
     difficult   bool [M]        neither hit nor miss when evaluated: VOC's difficult, COCO's crowds
     ignore      bool [M]        a region that training leaves out, neither object nor background: COCO's crowds; None: none is
-    weights     float32 [M]     1, a human label
+    weights     float32 [M]     in the losses; None: 1, as every human label has
+    pseudo      bool [M]        labelled by a network: trained on, never ground truth; None: none is
+    zone_ignore bool [M]        no object: its class, and no other, is left open where its box would be learnt; None: none is
     image_id    str
     orig_size   (h, w)          of the upright picture
     """
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+    def flags(values):
+        return torch.zeros(len(boxes), dtype=torch.bool) if values is None else torch.as_tensor(values, dtype=torch.bool).reshape(-1)
+
     return {
         "boxes": boxes,
         "labels": torch.as_tensor(labels, dtype=torch.int64).reshape(-1),
-        "difficult": torch.as_tensor(difficult, dtype=torch.bool).reshape(-1),
-        "ignore": torch.zeros(len(boxes), dtype=torch.bool) if ignore is None else torch.as_tensor(ignore, dtype=torch.bool).reshape(-1),
-        "weights": torch.ones(len(boxes)),
+        "difficult": flags(difficult),
+        "ignore": flags(ignore),
+        "weights": torch.ones(len(boxes)) if weights is None else torch.as_tensor(weights, dtype=torch.float32).reshape(-1),
+        "pseudo": flags(pseudo),
+        "zone_ignore": flags(zone_ignore),
         "image_id": image_id,
         "orig_size": tuple(int(side) for side in orig_size),
     }
@@ -32,12 +40,18 @@ def keep_objects(target, keep):
     return {**target, **{field: target[field][keep] for field in PER_BOX}}
 
 
+def of_people(target):
+    """bool [M]: the labels that evaluation may take for true, which those of a network are not."""
+    return ~(target["pseudo"] | target["zone_ignore"])
+
+
 def check_target(target, image_size, num_classes, where):
     """Raise ValueError, naming `where`, the object (counted from 1) and the rule, unless the target keeps the contract.
 
     image_size: (h, w) of the pixels the boxes are in, which after augmentation is not orig_size.
     """
-    dtypes = {"boxes": torch.float32, "labels": torch.int64, "difficult": torch.bool, "ignore": torch.bool, "weights": torch.float32}
+    dtypes = {"boxes": torch.float32, "labels": torch.int64, "weights": torch.float32} | dict.fromkeys(
+        ("difficult", "ignore", "pseudo", "zone_ignore"), torch.bool)
     missing = [key for key in (*PER_BOX, "image_id", "orig_size") if key not in target]
     if missing:
         raise ValueError(f"{where}: the target has no {', '.join(missing)}")

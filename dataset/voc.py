@@ -7,7 +7,7 @@ from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from dataset.annotated import AnnotatedPictures, unknown_class
+from dataset.annotated import ORIGIN_KEYS, AnnotatedPictures, Origin, read_origin, unknown_class
 from dataset.pictures import is_picture, natural_order, upright_size
 
 try:
@@ -22,6 +22,7 @@ class VocObject(NamedTuple):
     corners: tuple[float, float, float, float]  # xmin, ymin, xmax, ymax as written
     difficult: bool
     crowd: bool  # a region of objects, which VOC itself does not know: tools/voc_to_coco.py writes it as <iscrowd>
+    origin: Origin  # a pseudo label's, which VOC does not know either: tags of the names of ORIGIN_KEYS
 
 
 class Annotation(NamedTuple):
@@ -63,7 +64,11 @@ def read_annotation(path) -> Annotation:
             problems.append(f"{path}: object {number} ({name}) must have four numbers in bndbox, not {texts}")
         else:
             difficult, crowd = ((element.findtext(tag) or "").strip().lower() in ("1", "true") for tag in ("difficult", "iscrowd"))
-            objects.append(VocObject(number, name, corners, difficult or crowd, crowd))
+            try:
+                origin = read_origin({key: element.findtext(key) for key in ORIGIN_KEYS})
+                objects.append(VocObject(number, name, corners, difficult or crowd, crowd, origin))
+            except ValueError as error:
+                problems.append(f"{path}: object {number} ({name}) {error}")
     return Annotation(size, objects, problems)
 
 
@@ -202,9 +207,10 @@ class VOCDataset(AnnotatedPictures):
     classes     names in the order of the labels; None takes those of the data, sorted
     one_based   VOC's 1-based inclusive pixels; False: the numbers are 0-based edges already
     skip_bad    False: the first bad file or object ends it with a ValueError; True: what is bad is left out
+    pseudo_weight   factor on the weight of pseudo labels
     """
 
-    def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False):
+    def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False, pseudo_weight=1.0):
         super().__init__()
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
         self.objects_at_zero = self.objects_cut = 0
@@ -215,7 +221,7 @@ class VOCDataset(AnnotatedPictures):
             for member in members:
                 self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
         where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
-        self._finish(where, classes, skip_bad)
+        self._finish(where, classes, skip_bad, pseudo_weight)
         if self.objects_cut:
             self.notes.append(f"{where}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         if self.objects_at_zero and one_based:
@@ -231,14 +237,14 @@ class VOCDataset(AnnotatedPictures):
             return
         self.skipped += annotation.problems
         objects = []
-        for number, name, corners, difficult, crowd in annotation.objects:
+        for number, name, corners, difficult, crowd, origin in annotation.objects:
             self.objects_at_zero += 0 in corners[:2]
             self.objects_cut += overhang(corners, size) > 1
             if classes is not None and name not in classes:
                 self.skipped.append(f"{member.xml}: object {number} {unknown_class(name, classes)}")
                 continue
             try:
-                objects.append((name, box_edges(corners, size, one_based), difficult, crowd))
+                objects.append((name, box_edges(corners, size, one_based), difficult, crowd, origin))
             except ValueError as error:
                 self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
         self._add(id, member.picture, size, objects)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from engine.checkpoint import save_checkpoint
 from engine.distributed import RunningCounts, combine, rank, replicate
 from engine.log import Meter
+from engine.predict import detect_batch
 from engine.schedule import learning_rate
 
 
@@ -43,7 +44,7 @@ class NonFiniteLoss(ValueError):
 
 
 def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: torch.device, checkpoint: dict,
-        resume: dict | None = None) -> dict:
+        resume: dict | None = None, teacher=None, strong_view=None) -> dict:
     """Trains and returns the metrics of the best epoch ({} if none was evaluated).
 
     network     on any device; holds the trained weights afterwards (the averaged ones in best.pth and last.pth)
@@ -53,11 +54,13 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     run         engine.log.RunLog (folder, rows, messages)
     checkpoint  what every checkpoint shall hold beside the weights
     resume      a last.pth: the run goes on as if it had not been interrupted
+    teacher     engine.teacher.Teacher: what the averaged network detects fills the holes of the labels; needs ema_decay
+    strong_view (images, image_sizes, step) -> images, which the network is trained on, the teacher not
 
     Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
     for a picture that cannot be read (likewise) and for a resumed run whose epochs had another number of steps.
     """
-    training = _Training(network, loader, evaluate, run, options, device, checkpoint)
+    training = _Training(network, loader, evaluate, run, options, device, checkpoint, teacher, strong_view)
     if resume:
         training.restore(resume)
     with _stop_signals() as stop:
@@ -73,9 +76,10 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
 class _Training:
     """The parts of a run and its state: epoch, batch (next one in the epoch), step, best metrics, seconds."""
 
-    def __init__(self, network, loader, evaluate, run, options, device, checkpoint):
+    def __init__(self, network, loader, evaluate, run, options, device, checkpoint, teacher, strong_view):
         self.network, self.loader, self.evaluate, self.run = network, loader, evaluate, run
         self.options, self.device, self.checkpoint = options, device, checkpoint
+        self.teacher, self.strong_view = teacher, strong_view
         network.to(device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if options.ema_decay else network
         self.parallel = replicate(network, device, options.amp)
@@ -115,8 +119,11 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        targets = {name: on_device[name] for name in ("boxes", "labels", "weights", "ignore")}
-        losses = self.parallel(on_device["images"], on_device["image_sizes"], targets)
+        targets, added = self.taught(on_device)
+        images, image_sizes = on_device["images"], on_device["image_sizes"]
+        if self.strong_view:
+            images = self.strong_view(images, image_sizes, self.state["step"])
+        losses = self.parallel(images, image_sizes, targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
         copied = torch.cuda.Event() if self.device.type == "cuda" else None
@@ -139,10 +146,20 @@ class _Training:
             update_average(self.averaged, self.network, self.options.ema_decay, self.state["step"])
         self.state["step"] += 1
         self.state["batch"] += 1
-        self.meter.add(numbers, len(infos), rate)
+        self.meter.add(numbers | added, len(infos), rate)
         self.bar.update(self.state["step"] - self.bar.n)
         self.bar.set_postfix_str(f"epoch {self.state['epoch'] + 1}/{self.options.epochs} lr {rate:.2g} {self.meter.text()}", refresh=False)
         return asked > 0
+
+    def taught(self, batch: dict) -> tuple[dict, dict]:
+        """The targets of a batch, with what the teacher adds to them, and numbers to log."""
+        targets = {name: tensor for name, tensor in batch.items() if name not in ("images", "image_sizes")}
+        progress = self.state["step"] / self.total_steps
+        if not self.teacher:
+            return targets, {}
+        if not self.teacher.active(progress):
+            return targets, {"pseudo": 0.0, "zones": 0.0}
+        return self.teacher(detect_batch(self.averaged.eval(), batch, self.device, self.options.amp), targets, progress)
 
     def close_epoch(self) -> None:
         """Evaluation, the epoch's row, checkpoints. Until the end `state` says that the epoch is still to be closed, so that
@@ -173,7 +190,7 @@ class _Training:
             if whole:
                 contents["training"] = {
                     **self.state, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "rng": torch.get_rng_state(),
+                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state, "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
             save_checkpoint(self.run.folder / name, contents)
 
@@ -188,6 +205,8 @@ class _Training:
         if training["scaler"]:                   # {} where the run that is resumed needed no scaler
             self.scaler.load_state_dict(training["scaler"])
         self.counts.mean = training.get("counts")        # absent from runs of before there was a running mean
+        if self.teacher:
+            self.teacher.state = training["teacher"]
         torch.set_rng_state(training["rng"])
         if training["cuda_rng"] and len(training["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(training["cuda_rng"])

@@ -114,7 +114,7 @@ MODEL_FLAGS = {
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
 }
 SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "ema",
-           "amp")       # that a resumed run cannot change
+           "amp", "teacher")       # that a resumed run cannot change
 
 
 def size_or_range(text):
@@ -195,6 +195,16 @@ def add_training_flags(parser, data, runs, presets):
     add("--eval-every", type=count, default=1, metavar="EPOCHS", help="evaluate every so many epochs, and after the last")
     add("--max-steps", type=count, metavar="N", help="stop after so many steps, counted from the run's beginning; --resume goes on")
 
+    add = parser.add_argument_group("incomplete labels").add_argument
+    add("--pseudo-weight", type=number(float, 0), default=1.0, metavar="X", help="factor on the weight of boxes that a network has labelled")
+    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, "
+        "and the network learns from a strong view of the same picture")
+    add("--burn-in", type=share, default=0.25, metavar="SHARE", help="of the run, before the teacher's first box")
+    add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
+        help="of the objects that are labelled, where that is known (default: estimated)")
+    add("--strong-view", type=switch, metavar="on|off",
+        help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
+
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
     add("--output", metavar="DIR", help=f"run folder (default: checkpoint/{runs}-N)")
@@ -233,6 +243,8 @@ def read_training_flags(parser, argv, checkpoints, presets):
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
     if flags.zoom[0] > flags.zoom[1]:
         raise ValueError(f"--zoom is {flags.zoom[0]:g} {flags.zoom[1]:g}, LOW must not be above HIGH")
+    if flags.teacher != "none" and not flags.ema:
+        raise ValueError("--teacher ema takes the averaged weights, but with --ema 0 there are none")
     if resumed and flags.output:
         raise ValueError(f"--output {flags.output}: a resumed run goes on in its own folder, {file.parent}")
     for name in SETTLED if resumed else ():

@@ -4,7 +4,7 @@ import torch
 from torchvision.ops import batched_nms
 from tqdm import tqdm
 
-from util.boxes import box_area, clip_boxes
+from util.boxes import box_area, box_intersection, clip_boxes
 
 CUT_MARGIN = 0.02  # a box this close to a tile's border, in shares of the tile's side, counts as cut by it
 CONTAINED = 0.7  # a cut box with this share of its area inside a larger one is a fragment of it
@@ -81,11 +81,8 @@ def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
     cut = (near_border & inner_border[window_of]).any(1).nonzero().flatten()
 
     area = box_area(boxes)
-    corner = torch.maximum(boxes[cut, None, :2], boxes[None, :, :2])
-    opposite = torch.minimum(boxes[cut, None, 2:], boxes[None, :, 2:])
-    intersection = box_area(torch.cat([corner, opposite], dim=-1))
     fragment_of = (
-        (intersection >= CONTAINED * area[cut, None])
+        (box_intersection(boxes[cut], boxes) >= CONTAINED * area[cut, None])
         & (area > area[cut, None])
         & (scores >= RIVAL_SCORE * scores[cut, None])
         & (labels == labels[cut, None])

@@ -21,10 +21,8 @@ WINDOW = TOP_K + 1              # one more than needed, so that no rounding lose
 SLACK = 1e-9                    # of the IoU: equal ones all reach their mean
 
 
-def assign_atss(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple,
-                spacings: tuple | None = None, offset: float = 0.5) -> Tensor:
-    """int64 [B, N]: the gt row that each location answers for, BACKGROUND, or IGNORED. The arguments are those of targets.assign."""
-    batch, rows = labels.shape
+def claims_atss(boxes: Tensor, sizes: list, strides: tuple, spacings: tuple | None = None, offset: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    """location, claimed as targets.claims gives them, of the same arguments, and the IoU [B, M, P] of the anchors there with the box."""
     spacings = spacings or tuple((stride, stride) for stride in strides)
     grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
     gt = boxes.double()[:, :, None, None]                                                 # [B, M, 1, 1, 4]
@@ -50,12 +48,23 @@ def assign_atss(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, stri
     mean = torch.where(outside, 0.0, iou).sum((2, 3), keepdim=True) / count
     variance = torch.where(outside, 0.0, iou - mean).square().sum((2, 3), keepdim=True) / (count - 1).clamp(min=1)
     inside = torch.cat([points - gt[..., :2], gt[..., 2:] - points], -1).amin(-1) > 0
-    taken = (~outside & inside & (iou >= mean + variance.sqrt() - SLACK) & ((labels >= 0) & ~ignore)[:, :, None, None])
+    taken = ~outside & inside & (iou >= mean + variance.sqrt() - SLACK)
+    return (grid.offset[:, 0] + cell_y * grid.width[:, 0] + cell_x).flatten(2), taken.flatten(2), iou.flatten(2)
+
+
+def assign_atss(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple,
+                spacings: tuple | None = None, offset: float = 0.5) -> Tensor:
+    """int64 [B, N]: the gt row that each location answers for, BACKGROUND, or IGNORED. The arguments are those of targets.assign."""
+    batch, rows = labels.shape
+    spacings = spacings or tuple((stride, stride) for stride in strides)
+    grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
+    location, taken, iou = claims_atss(boxes, sizes, strides, spacings, offset)
+    taken &= ((labels >= 0) & ~ignore)[..., None]
 
     # The highest IoU at each location, then the first row that has it.
-    iou, location = torch.where(taken, iou, 0.0), torch.where(taken, grid.offset[:, 0] + cell_y * grid.width[:, 0] + cell_x, 0).flatten(1)
+    iou, location = torch.where(taken, iou, 0.0), torch.where(taken, location, 0).flatten(1)
     best = iou.new_zeros(batch, grid.count).scatter_reduce(1, location, iou.flatten(1), "amax")
-    row = torch.arange(rows, device=boxes.device)[:, None, None].expand_as(taken)
+    row = torch.arange(rows, device=boxes.device)[:, None].expand_as(taken)
     wins = taken & (iou == best.gather(1, location).view_as(iou))
     matched = torch.full_like(best, rows, dtype=torch.int64).scatter_reduce(1, location, torch.where(wins, row, rows).flatten(1), "amin")
     matched = torch.where(matched < rows, matched, BACKGROUND)

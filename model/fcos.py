@@ -4,7 +4,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from model.atss import assign_atss
+from model.atss import assign_atss, claims_atss
 from model.backbone import build_backbone
 from model.config import FCOSConfig
 from model.fpn import FPN
@@ -12,10 +12,11 @@ from model.head import FCOSHead
 from model.locations import SPACINGS, pyramid_locations
 from model.loss import FCOSLoss
 from model.postprocess import FCOSDetection
-from model.targets import RANGE_ENDS, assign
+from model.targets import RANGE_ENDS, assign, claims, silenced
 
-ASSIGNMENTS = {"atss": lambda config: assign_atss,
-               "ranges": lambda config: partial(assign, ranges=RANGE_ENDS[config.range_ends](config.ranges), radius=config.center_sampling_radius)}
+ASSIGNMENTS = {"atss": lambda config: (assign_atss, claims_atss, {}),
+               "ranges": lambda config: (assign, claims, {"ranges": RANGE_ENDS[config.range_ends](config.ranges),
+                                                          "radius": config.center_sampling_radius})}
 PIXEL_ORDERS = {"rgb": lambda images: images, "bgr": lambda images: images.flip(1)}
 
 
@@ -29,7 +30,8 @@ class FCOS(nn.Module):
     images       uint8 [B, 3, H, W] RGB; H and W multiples of 32, padded right and bottom
     image_sizes  int64 [B, 2] (h, w) before padding
     targets      boxes float32 [B, M, 4] xyxy input pixels, labels int64 [B, M] (-1: padding row),
-                 weights float32 [B, M], ignore bool [B, M] (True: a region to leave out); M >= 1
+                 weights float32 [B, M], ignore bool [B, M] (True: a region to leave out); M >= 1; and, if there are any,
+                 zone_ignore bool [B, M] (True: no object, but its class is left open at the locations that its box would claim)
     """
 
     def __init__(self, config: FCOSConfig):
@@ -41,7 +43,8 @@ class FCOS(nn.Module):
         self.loss, self.detection = FCOSLoss(config), FCOSDetection(config)
         self.spacings = SPACINGS[config.strides_from_grid]
         self.locate = partial(pyramid_locations, strides=config.strides, offset=config.location_offset)
-        self.assign = partial(ASSIGNMENTS[config.assignment](config), strides=config.strides, offset=config.location_offset)
+        *assignment, rule = ASSIGNMENTS[config.assignment](config)
+        self.assign, self.claims = (partial(each, strides=config.strides, offset=config.location_offset, **rule) for each in assignment)
         self.pixel_order = PIXEL_ORDERS[config.pixel_order]
         self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.pixel_std).view(1, 3, 1, 1), persistent=False)
@@ -65,5 +68,14 @@ class FCOS(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             if targets is None:
                 return self.detection(outputs, locations, strides, [h * w for h, w in sizes], image_sizes)
-            matched_gt = self.assign(targets["boxes"], targets["labels"], targets["ignore"], sizes, spacings=spacings)
-            return self.loss(outputs, locations, strides, matched_gt, targets)
+            matched_gt, silent = self.match(targets, sizes, spacings)
+            return self.loss(outputs, locations, strides, matched_gt, targets, silent)
+
+    def match(self, targets: dict, sizes: tuple, spacings: tuple | None) -> tuple[Tensor, Tensor | None]:
+        """The gt row of each location [B, N], and the logits that are left out besides, bool [B, N, C]; None without ignore zones."""
+        boxes, labels, zones = targets["boxes"], targets["labels"], targets.get("zone_ignore")
+        if zones is None:
+            return self.assign(boxes, labels, targets["ignore"], sizes, spacings=spacings), None
+        location, claimed, *_ = self.claims(boxes, sizes, spacings=spacings)
+        silent = silenced(location, claimed & (zones & (labels >= 0))[..., None], labels, sum(h * w for h, w in sizes), self.config.num_classes)
+        return self.assign(boxes, torch.where(zones, -1, labels), targets["ignore"], sizes, spacings=spacings), silent

@@ -28,14 +28,15 @@ QUALITY_TARGETS = {"centerness": lambda target_ltrb, predicted, gt: centerness(t
 
 
 class FCOSLoss:
-    """(outputs, locations, strides, matched_gt, targets) -> {"cls", "reg", "quality"}: each [1, 2] float32, (sum, count).
+    """(outputs, locations, strides, matched_gt, targets, silent) -> {"cls", "reg", "quality"}: each [1, 2] float32, (sum, count).
 
     outputs     cls_logits [B, N, C], ltrb [B, N, 4] in strides (never negative), quality_logits [B, N]
     locations   [N, 2] input pixels;  strides [N]
     matched_gt  int64 [B, N]  row of the gt box, -1 background, -2 ignored
     targets     boxes [B, M, 4] input pixels, labels [B, M], weights [B, M] (1 for a human label)
+    silent      bool [B, N, C]  logits that are left out where the location is not a positive; None: none are
 
-    cls      focal loss of every location that is not ignored / weight of the positives
+    cls      focal loss of every location that is not ignored, a positive's by its weight, background by 1 / weight of the positives
     reg      box loss of the positives, weighted with their centerness if the config says so / the sum of these weights
     quality  binary cross-entropy of centerness or IoU on the positives / weight of the positives; absent if the head has none
     Without a positive every sum but that of cls is 0, and so are the counts.
@@ -46,7 +47,8 @@ class FCOSLoss:
         self.quality_targets = {"quality": target for name, target in QUALITY_TARGETS.items() if name == config.quality}
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
 
-    def __call__(self, outputs: dict, locations: Tensor, strides: Tensor, matched_gt: Tensor, targets: dict) -> dict:
+    def __call__(self, outputs: dict, locations: Tensor, strides: Tensor, matched_gt: Tensor, targets: dict,
+                 silent: Tensor | None = None) -> dict:
         logits = outputs["cls_logits"].float()
         positive = matched_gt >= 0
         row = matched_gt.clamp(min=0)
@@ -58,6 +60,8 @@ class FCOSLoss:
         one_hot = ((labels[..., None] == classes) & positive[..., None]).to(logits.dtype)  # [B, N, C]
         cls_weight = torch.where(positive, weight, (matched_gt == -1).to(weight.dtype))
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
+        if silent is not None:
+            focal = torch.where(silent & ~positive[..., None], 0.0, focal)
         cls_sum = (focal.sum(-1) * cls_weight).sum()
 
         # In units of the stride; a location that is not positive gets a box of its own, so that its zero is a clean zero.

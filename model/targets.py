@@ -18,18 +18,14 @@ from model.grid import inside_any, per_level, pyramid_grid
 BACKGROUND, IGNORED = -1, -2
 
 
-def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: float,
-           spacings: tuple | None = None, offset: float = 0.5) -> Tensor:
-    """The gt row that each location answers for.
+def claims(boxes: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: float, spacings: tuple | None = None,
+           offset: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Which locations each box would claim if it were alone: location int64 [B, M, P] in 0..N-1 where claimed bool [B, M, P].
 
     boxes    [B, M, 4]  xyxy, input pixels
-    labels   [B, M]     -1 marks padding rows
-    ignore   [B, M]     True: claims nothing, but unclaimed locations inside it are left out of the loss
     sizes    [(h, w)]   grid of each level;  strides, ranges ((low, high) input pixels, both included) one a level
     spacings, offset    as in model.locations
-    returns  int64 [B, N]  0..M-1, BACKGROUND, or IGNORED; N runs level after level, row by row
     """
-    batch, rows = labels.shape
     spacings = spacings or tuple((stride, stride) for stride in strides)
     grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
     stride, low, high = (per_level(values, boxes.device) for values in (tuple(strides), *zip(*ranges, strict=True)))    # [L, 1, 1]
@@ -53,18 +49,46 @@ def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: 
     cx, cy = center[:, :, None, None, None].unbind(-1)
     claimed = ((nearest > 0) & (longest >= low) & (longest <= high)
                & ((x - cx).abs() < radius * stride) & ((y - cy).abs() < radius * stride)
-               & (cell_x >= 0) & (cell_x < grid.width) & (cell_y >= 0) & (cell_y < grid.height)
-               & ((labels >= 0) & ~ignore)[:, :, None, None, None])
+               & (cell_x >= 0) & (cell_x < grid.width) & (cell_y >= 0) & (cell_y < grid.height))
+    return (grid.offset + cell_y * grid.width + cell_x).flatten(2), claimed.flatten(2)
+
+
+def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: float,
+           spacings: tuple | None = None, offset: float = 0.5) -> Tensor:
+    """The gt row that each location answers for.
+
+    labels   [B, M]     -1 marks padding rows
+    ignore   [B, M]     True: claims nothing, but unclaimed locations inside it are left out of the loss
+    returns  int64 [B, N]  0..M-1, BACKGROUND, or IGNORED; N runs level after level, row by row
+
+    The other arguments are those of `claims`.
+    """
+    batch, rows = labels.shape
+    spacings = spacings or tuple((stride, stride) for stride in strides)
+    grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
+    location, claimed = claims(boxes, sizes, strides, ranges, radius, spacings, offset)
+    claimed &= ((labels >= 0) & ~ignore)[..., None]
 
     # Smallest area first; the stable sort keeps equal ones in order. A location keeps the lowest rank that claims it.
     areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     order = areas.argsort(dim=1, stable=True)
-    rank = order.argsort(dim=1)[:, :, None, None, None].expand_as(claimed)
-    location = grid.offset + cell_y * grid.width + cell_x
+    rank = order.argsort(dim=1)[..., None].expand_as(claimed)
     best = torch.full((batch, grid.count), rows, device=boxes.device)
     best.scatter_reduce_(1, torch.where(claimed, location, 0).flatten(1), torch.where(claimed, rank, rows).flatten(1), "amin")
     matched = torch.where(best < rows, order.gather(1, best.clamp(max=rows - 1)), BACKGROUND)
     return torch.where((matched == BACKGROUND) & inside_any(boxes, ignore & (labels >= 0), grid, offset), IGNORED, matched)
+
+
+def silenced(location: Tensor, claimed: Tensor, labels: Tensor, num_locations: int, num_classes: int) -> Tensor:
+    """bool [B, N, C]: the logits that class-wise ignore zones leave out of the loss, each that of its own class at the locations
+    that its box would claim. Zones do not compete: one place may be left open for several classes.
+
+    location, claimed  [B, M, P] of `claims`, claimed by nothing but zones;  labels  [B, M]
+    """
+    nowhere = num_locations * num_classes
+    place = torch.where(claimed, location * num_classes + labels[..., None], nowhere).flatten(1)
+    silent = torch.zeros(len(labels), nowhere + 1, dtype=torch.bool, device=labels.device)
+    return silent.scatter_(1, place, True)[:, :-1].unflatten(1, (num_locations, num_classes))
 
 
 def open_ranges(ranges: tuple) -> tuple:

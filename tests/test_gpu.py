@@ -17,7 +17,7 @@ def batch(device):
     images = torch.randint(0, 256, (2, 3, 128, 160), dtype=torch.uint8, generator=generator).to(device)
     targets = {"boxes": torch.tensor([[[8.0, 8, 60, 70], [30, 10, 150, 120]], [[0, 0, 0, 0]] * 2], device=device),
                "labels": torch.tensor([[0, 1], [-1, -1]], device=device), "weights": torch.ones(2, 2, device=device),
-               "ignore": torch.zeros(2, 2, dtype=torch.bool, device=device)}
+               "ignore": torch.zeros(2, 2, dtype=torch.bool, device=device), "zone_ignore": torch.tensor([[False, True], [False] * 2], device=device)}
     return images, torch.tensor([[128, 160]] * 2, device=device), targets
 
 

@@ -9,6 +9,7 @@ pictures, and the list ImageSets/Main/SPLIT.txt; another call may add another sp
 Boxes are the same edges in both: xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1. A difficult object keeps its flag in a
 field `difficult` that the data room here reads and other tools pass over (iscrowd would make it a region that is not trained
 on); a crowd becomes an object with <iscrowd>1</iscrowd>, which other tools take for an ordinary one, and <difficult>1</difficult>.
+A pseudo label keeps its ispseudo, weight and zone, but not score and p_real, which training does not use.
 So a set and its conversion have the same targets, there and back; what VOC has no place for is lost: masks and their areas,
 ids, and categories without an object. Bad files and boxes end it as they end training; --skip-bad leaves them out.
 """
@@ -34,6 +35,15 @@ def readable(numbers: list, edges_of, box) -> list:
     return [int(value) if value == int(value) else value for value in kept]
 
 
+FIELDS = ("boxes", "labels", "difficult", "ignore", "pseudo", "weights", "zone_ignore")
+
+
+def origin(pseudo, weight, zone_ignore) -> dict:
+    """The keys or tags that mark what is not an ordinary label of a person; {} for one that is."""
+    marks = {"ispseudo": (True, bool(pseudo)), "weight": (float(weight), weight != 1), "zone": ("ignore", bool(zone_ignore))}
+    return {key: value for key, (value, differs) in marks.items() if differs}
+
+
 def to_coco(dataset, images: Path) -> dict:
     """The instances json of any data set with objects, whose pictures lie below the folder `images`."""
     contents = {"images": [], "annotations": [], "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.classes, start=1)]}
@@ -41,12 +51,12 @@ def to_coco(dataset, images: Path) -> dict:
         target, number = dataset.target(index), index + 1
         height, width = target["orig_size"]
         contents["images"].append({"id": number, "file_name": Path(os.path.relpath(picture, images)).as_posix(), "width": width, "height": height})
-        for box, label, difficult, crowd in zip(*(target[field] for field in ("boxes", "labels", "difficult", "ignore")), strict=True):
+        for box, label, difficult, crowd, *marks in zip(*(target[field] for field in FIELDS), strict=True):
             x1, y1, x2, y2 = box.tolist()
             bbox = readable([x1, y1, x2 - x1, y2 - y1], lambda x, y, w, h: [x, y, x + w, y + h], box)
             contents["annotations"].append({
                 "id": len(contents["annotations"]) + 1, "image_id": number, "category_id": int(label) + 1, "bbox": bbox,
-                "area": round(bbox[2] * bbox[3], 4), "iscrowd": int(crowd), "difficult": int(difficult)})
+                "area": round(bbox[2] * bbox[3], 4), "iscrowd": int(crowd), "difficult": int(difficult), **origin(*marks)})
     return contents
 
 
@@ -85,12 +95,14 @@ def annotation(target: dict, filename: str, classes: list) -> str:
     size = add(root, "size")
     for tag, value in zip(("height", "width", "depth"), (*target["orig_size"], 3), strict=True):
         add(size, tag, value)
-    for box, label, difficult, crowd in zip(*(target[field] for field in ("boxes", "labels", "difficult", "ignore")), strict=True):
+    for box, label, difficult, crowd, *marks in zip(*(target[field] for field in FIELDS), strict=True):
         each = add(root, "object")
         add(each, "name", classes[label])
         add(each, "difficult", int(difficult))
         if crowd:
             add(each, "iscrowd", 1)
+        for tag, value in origin(*marks).items():
+            add(each, tag, value)
         x1, y1, x2, y2 = box.tolist()
         corners = readable([x1 + 1, y1 + 1, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - 1, ymin - 1, xmax, ymax], box)
         bndbox = add(each, "bndbox")
