@@ -14,6 +14,8 @@ from conftest import make_voc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset.coco import COCODataset
+from dataset.voc import VOCDataset
 from evaluation.matching import find_partners
 from evaluation.report import evaluate as evaluate_detections
 from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
@@ -82,6 +84,10 @@ def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_p
     write_labels(contents, tmp_path / "out", full.images, "train")
     from_json, from_voc = read_labels(tmp_path / "a.json").contents, read_labels(tmp_path / "out").contents
     assert from_json["annotations"] == contents["annotations"]
+    for dataset in (COCODataset(tmp_path / "a.json", full.images), VOCDataset(tmp_path / "out", "train")):        # as training reads it
+        target = dataset.target(0)
+        assert target["pseudo"].tolist() == target["zone_ignore"].tolist() and target["pseudo"].sum() == 1
+        assert target["weights"][target["pseudo"]].tolist() == [0.25] and (target["weights"][~target["pseudo"]] == 1).all()
     plain = {each["id"]: each for each in contents["annotations"]}
     names = {each["id"]: each["name"] for each in contents["categories"]}
     other_names = {each["id"]: each["name"] for each in from_voc["categories"]}

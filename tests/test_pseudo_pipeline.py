@@ -12,6 +12,7 @@ from test_train_voc import TINY
 from torch import nn
 
 import train_coco
+from dataset.coco import COCODataset
 from dataset.voc import VOCDataset
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from model import build_model
@@ -133,15 +134,13 @@ def pretended(colours, monkeypatch):
 
     def main(argv):
         calls.append(argv)
-        flags = train_coco.parse_flags([word for word in argv if word not in run_pipeline.STRONG])[0]
+        flags = train_coco.parse_flags(argv)[0]
         run = Path(flags.output)
         run.mkdir(parents=True)
         (run / "metrics.csv").write_text("epoch,step,seconds,loss\n1,10,60,2\n2,20,120,1\n")
         for name in ("last.pth", "best.pth"):
             colour_state(run / name, checkpoint, metrics={"run": run.name})
     monkeypatch.setattr(train_coco, "main", main)
-    monkeypatch.setattr(run_pipeline, "refuse_unknown_flags", lambda arms, words: None)
-    monkeypatch.setattr(run_pipeline, "ARMS", {name: arm._replace(flags=arm.flags if name == "A" else []) for name, arm in run_pipeline.ARMS.items()})
     return folder, calls
 
 
@@ -157,10 +156,20 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     assert [Path(value_of(call, "--output")).relative_to(out).as_posix() for call in calls] == [
         f"seed-{seed}/{run}" for seed in (0, 1) for run in ("A", "A+", "B", "teacher-0", "teacher-1", "C", "D", "F")]
     assert {(value_of(call, "--seed"), value_of(call, "--val-json")) for call in calls} == {("0", "none"), ("1", "none")}
+    flags = {Path(value_of(call, "--output")).name: train_coco.parse_flags(call)[0] for call in calls[:8]}
+    assert {name: (own.strong_view, own.pseudo_weight, own.teacher, own.ema > 0) for name, own in flags.items()} == {
+        "A": (None, 1, "none", False), "A+": (True, 1, "none", True), "B": (True, 0.5, "none", True), "C": (True, 1, "none", True),
+        "D": (True, 1, "ema", True), "F": (True, 1, "none", True), "teacher-0": (True, 1, "none", True), "teacher-1": (True, 1, "none", True)}
     trained_on = {Path(value_of(call, "--output")).name: read_labels(value_of(call, "--train-json")).contents for call in calls[:8]}
     labels = {name: len(contents["annotations"]) for name, contents in trained_on.items()}
     assert labels["F"] == 12 and labels["A"] == labels["A+"] == labels["D"] == labels["teacher-0"] + labels["teacher-1"] < 8
     assert labels["B"] == labels["C"] == 12 and all(len(trained_on[name]["images"]) == 12 for name in ("A", "A+", "B", "C", "D", "F"))
+    for name, weight in (("B", 0.5), ("C", 1)):         # as the data room reads what the arms train on
+        dataset = COCODataset(out / f"seed-0/pseudo-{name}.json", folder / "JPEGImages", pseudo_weight=weight)
+        targets = [dataset.target(index) for index in range(12)]
+        pseudo = torch.cat([target["pseudo"] for target in targets])
+        weights = torch.cat([target["weights"] for target in targets])
+        assert int(pseudo.sum()) == 12 - labels["A"] and (weights[~pseudo] == 1).all() and (weights[pseudo] > 0.49).all() and (weights[pseudo] < 1).all()
     results = json.loads((out / "results.json").read_text())
     assert {*results["arms"]} == {"A", "A+", "B", "C", "D", "F"} and results["arms"]["C"]["minutes"] == 6 and results["arms"]["B"]["minutes"] == 4
     assert results["arms"]["D"]["ap50"] > 0.9 and results["arms"]["C"]["over_b"] == 0 and results["arms"]["A"]["steps"] == 20
@@ -181,14 +190,17 @@ def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
     assert "has no split 'none'" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--test-split", "none"], capsys)
 
 
-def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path):
+def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path, monkeypatch):
     folder = make_voc(tmp_path / "voc", n=16)
-    words = [str(folder), "--arms", "A", "--output", str(tmp_path / "out"), "--", *TINY, "--workers", "0"]
+    words = [str(folder), "--arms", "D", "--output", str(tmp_path / "out"), "--", *TINY, "--workers", "0"]
     run_pipeline.main(words)
-    run = tmp_path / "out/seed-0/A"
+    run = tmp_path / "out/seed-0/D"
     before = load_checkpoint(run / "last.pth")
-    assert before["flags"]["ema"] == 0 and before["flags"]["val_json"] == "none" and before["classes"] == VOCDataset(folder, "train").classes
-    assert len(json.loads((tmp_path / "out/results.json").read_text())["arms"]) == 1
+    assert before["flags"]["teacher"] == "ema" and before["flags"]["val_json"] == "none" and before["classes"] == VOCDataset(folder, "train").classes
+    assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"D"}
+    assert run_pipeline.last_row(run / "metrics.csv")["step"] == "4"
     (run / "best.pth").unlink()                     # as if it had been broken off
+    calls = []
+    monkeypatch.setattr(train_coco, "main", calls.append)
     run_pipeline.main(words)
-    assert (run / "best.pth").exists()
+    assert calls == [["--resume", str(run / "last.pth")]]
