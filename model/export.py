@@ -23,7 +23,7 @@ class Exported(nn.Module):
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple:
         outputs, sizes, _, locations, strides = self.network.look(images, image_sizes)
         level_sizes = [h * w for h, w in sizes]
-        return self.select(*self.network.detection.candidates(outputs, locations, strides, level_sizes, image_sizes))
+        return self.select(*self.network.detection.candidates(outputs, locations, strides, level_sizes, image_sizes)[:3])
 
     def best(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple:
         config = self.network.config

@@ -24,7 +24,7 @@ class FCOS(nn.Module):
 
     model(images, image_sizes, targets) -> {"cls", "reg", "quality"}: each [1, 2] float32, (sum, count); a loss is sum / count.
                                            No "quality" where config.quality is "none"
-    model(images, image_sizes)          -> [{"boxes" [K, 4], "scores" [K], "labels" [K]}] per picture, input pixels, best first
+    model(images, image_sizes)          -> [{"boxes" [K, 4], "scores" [K], "labels" [K], "class_scores" [K]}] per picture, input pixels, best first
 
     images       uint8 [B, 3, H, W] RGB; H and W multiples of 32, padded right and bottom
     image_sizes  int64 [B, 2] (h, w) before padding

@@ -24,8 +24,8 @@ SCOPES = {"level": lambda level_sizes: level_sizes, "picture": lambda level_size
 
 
 class FCOSDetection:
-    """(outputs, locations, strides, level_sizes, image_sizes) -> [{"boxes" [K, 4] xyxy input pixels, "scores" [K], "labels" int64 [K]}]
-    per picture, best first; K may be 0. The arguments are those of `candidates`."""
+    """(outputs, locations, strides, level_sizes, image_sizes) -> [{"boxes" [K, 4] xyxy input pixels, "scores" [K], "labels" int64 [K],
+    "class_scores" [K]}] per picture, best first; K may be 0. The arguments are those of `candidates`."""
 
     def __init__(self, config):
         self.num_classes, self.top_k = config.num_classes, config.pre_nms_top_k
@@ -37,13 +37,14 @@ class FCOSDetection:
     def __call__(self, *arguments) -> list[dict]:
         results = []
         for rows in zip(*self.candidates(*arguments), strict=True):
-            boxes, scores, labels = (row[rows[1] > 0] for row in rows)
+            boxes, scores, labels, class_scores = (row[rows[1] > 0] for row in rows)
             keep = batched_nms(boxes, scores, labels, self.nms_iou_threshold)[:self.max_detections]
-            results.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
+            results.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep], "class_scores": class_scores[keep]})
         return results
 
     def candidates(self, outputs: dict, locations: Tensor, strides: Tensor, level_sizes: list, image_sizes: Tensor) -> tuple:
-        """What NMS chooses from: boxes [B, K, 4] xyxy input pixels, scores [B, K], labels int64 [B, K]; score 0: there is none.
+        """What NMS chooses from: boxes [B, K, 4] xyxy input pixels, scores [B, K], labels int64 [B, K], class scores [B, K] before
+        the quality comes in; score 0: there is none.
 
         outputs      as FCOSHead gives them;  locations [N, 2], strides [N], level_sizes: the number of locations of each level
         image_sizes  int64 [B, 2] (h, w) before padding: boxes are clipped to them, and none where no area is left
@@ -69,4 +70,5 @@ class FCOSDetection:
         boxes = boxes.gather(1, (index // self.num_classes)[..., None].expand(-1, -1, 4))
         boxes = torch.minimum(boxes.clamp(min=0), image_sizes.flip(1).repeat(1, 2)[:, None])
         real = (torch.cat(kept_rank, 1) > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-        return boxes, torch.where(real, score.flatten(1).gather(1, index), 0.0), index % self.num_classes
+        scores = torch.where(real, score.flatten(1).gather(1, index), 0.0)
+        return boxes, scores, index % self.num_classes, cls.flatten(1).gather(1, index)

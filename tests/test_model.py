@@ -138,7 +138,7 @@ def test_what_you_bring_decides_what_you_get_in_both_modes():
         losses = network(images, sizes, targets([[[8, 8, 40, 40]], [[0, 0, 0, 0]]], [[1], [-1]]))
         assert list(losses) == ["cls", "reg", "quality"] and all(pair.shape == (1, 2) for pair in losses.values())
         results = network(images, sizes)
-        assert [sorted(result) for result in results] == [["boxes", "labels", "scores"]] * 2
+        assert [sorted(result) for result in results] == [["boxes", "class_scores", "labels", "scores"]] * 2
 
 
 def outputs_of(cls, ltrb, quality):
@@ -151,7 +151,7 @@ def test_detections_by_hand():
     outputs = outputs_of([[0.64, 0.04], [0.02, 0.81]], [[1.0, 0.25, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], [0.25, 1 - 1e-7])
     (result,) = detect(outputs, locations, strides, [2], torch.tensor([[6, 100]]), FCOSConfig(num_classes=2))
     assert result["labels"].tolist() == [1, 0]
-    assert result["scores"].tolist() == pytest.approx([0.9, 0.4], abs=1e-4)
+    assert result["scores"].tolist() == pytest.approx([0.9, 0.4], abs=1e-4) and result["class_scores"].tolist() == pytest.approx([0.81, 0.64])
     assert result["boxes"].tolist() == [[8, 0, 16, 6], [0, 2, 8, 6]]        # clipped to the picture, 6 high
 
 

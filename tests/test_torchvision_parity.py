@@ -97,7 +97,7 @@ def test_raw_outputs_and_detections_are_torchvisions(size, seed):
         wanted = {name: value[real] for name, value in wanted.items()}
         assert len(found["boxes"]) == len(wanted["boxes"]) > 20
         assert torch.allclose(found["scores"], wanted["scores"], atol=1e-5)
-        for box, score, label in zip(*found.values()):
+        for box, score, label in zip(*(found[name] for name in ("boxes", "scores", "labels")), strict=True):
             same = (wanted["labels"] == label) & ((wanted["scores"] - score).abs() < 1e-5)
             assert (wanted["boxes"][same] - box).abs().amax(1).min() < 0.01
 

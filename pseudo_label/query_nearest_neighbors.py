@@ -1,0 +1,78 @@
+"""The labels that look most like each detection: exact search over the features, by faiss.
+
+    python -m pseudo_label.query_nearest_neighbors found --output found/neighbors.json
+    python -m pseudo_label.query_nearest_neighbors found --k 5 --output found/neighbors.json
+
+`found` is the folder that extract_features wrote. Each detection gets nn_ids (annotation ids), nn_category_ids and nn_distances,
+nearest first: 1 - cosine, 0 for equal features, 2 for opposite ones. A detection is compared with labels that the same teacher
+saw: features of different teachers have nothing in common. There are fewer than k where a teacher saw fewer labels.
+"""
+import json
+from pathlib import Path
+
+from engine.flags import Parser, number
+from engine.log import one_sentence_errors
+
+
+def read_found(folder) -> tuple[list, dict]:
+    """(detections, arrays of features.npz). Raises ValueError where a file is missing, or they are of different runs or checkpoints."""
+    import numpy as np
+    folder = Path(folder)
+    try:
+        detections = json.loads((folder / "detections.json").read_text(encoding="utf-8"))
+        with np.load(folder / "features.npz", allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder}: must hold detections.json and features.npz, as extract_features writes them without --no-features ({error})") from None
+    teachers = [each.get("teacher") for each in detections]
+    if teachers != arrays["detection_teachers"].tolist():
+        theirs, ours = ({*names} for names in (arrays["detection_teachers"].tolist(), teachers))
+        raise ValueError(f"{folder}: features.npz has {len(arrays['detection_teachers'])} features of checkpoint {', '.join(sorted(theirs)) or 'none'}, "
+                         f"detections.json {len(detections)} detections of {', '.join(sorted(map(str, ours))) or 'none'}; extract both anew, in one run")
+    return detections, arrays
+
+
+def nearest(features, kept, k: int):
+    """(rows of `kept` [D, k'], distances 1 - cosine [D, k']), nearest first; k' is k, or the number of `kept`. Both float [*, channels] of length 1."""
+    try:
+        import faiss
+    except ImportError:
+        raise ValueError("the search needs faiss, which is not installed: pip install faiss-cpu") from None
+    index = faiss.IndexFlatIP(kept.shape[1])
+    index.add(kept.astype("float32"))
+    similarity, rows = index.search(features.astype("float32"), min(k, len(kept)))
+    return rows, 1 - similarity
+
+
+def neighbors(detections: list, arrays: dict, k: int = 1) -> list:
+    """The detections, each with nn_ids, nn_category_ids and nn_distances, empty where its teacher saw no label."""
+    import numpy as np
+    result = [{**each, "nn_ids": [], "nn_category_ids": [], "nn_distances": []} for each in detections]
+    for teacher in np.unique(arrays["detection_teachers"]):
+        wanted, own = (np.flatnonzero(arrays[f"{part}_teachers"] == teacher) for part in ("detection", "kept"))
+        if not len(own):
+            continue
+        rows, distances = nearest(arrays["detections"][wanted], arrays["kept"][own], k)
+        for place, near, far in zip(wanted.tolist(), own[rows], distances.tolist(), strict=True):
+            result[place] |= {"nn_ids": arrays["kept_ids"][near].tolist(), "nn_category_ids": arrays["kept_category_ids"][near].tolist(),
+                              "nn_distances": [round(value, 5) for value in far]}
+    return result
+
+
+def main(argv: list | None = None) -> None:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("found", metavar="DIR", help="what extract_features wrote")
+    add("--k", type=number(int, 1), default=1, metavar="N", help="labels for each detection")
+    add("--output", required=True, metavar="FILE", help="json to write")
+    flags = parser.parse_args(argv)
+    with one_sentence_errors():
+        detections, arrays = read_found(flags.found)
+        result = neighbors(detections, arrays, flags.k)
+        Path(flags.output).write_text(json.dumps(result), encoding="utf-8")
+        agree = sum(each["category_id"] in each["nn_category_ids"][:1] for each in result)
+        print(f"{len(result)} detections against {len(arrays['kept_ids'])} labels; the nearest is of the same class for {agree}; {flags.output}")
+
+
+if __name__ == "__main__":
+    main()

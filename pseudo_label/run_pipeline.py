@@ -1,0 +1,244 @@
+"""From a complete data set to the table of what its missing labels cost, and what each cure gives back: one command.
+
+    python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --output checkpoint/holes -- --config configs/demo.yaml --epochs 12
+    python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
+        --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
+
+What follows -- are flags of train_coco.py, the same for every arm. All arms see the same pictures for as many steps, from the same
+weights on, and are judged by their last checkpoint. The labels that were dropped are looked at by F and by the measures alone.
+
+    arm  labels                                             how
+    A    kept                                               as the flags say, weights not averaged
+    A+   kept                                               strong views, averaged weights; so do all that follow
+    B    kept and pseudo, policy seed, weight 0.5           teacher: A+, which trained on these very pictures
+    C    kept and pseudo, policy precision, zones ignored   --folds teachers, each picture by one that did not train on it
+    D    kept                                               --teacher ema: boxes are added at each step
+    F    all
+
+The output holds train.json, test.json, and for each seed partial.json, a run folder for each arm and teacher, detections,
+pseudo labels, their quality, and drawn pictures; results.json and table.md for all. Begun anew it goes on where it stopped, also with
+other --arms or --seeds. What the columns mean: pseudo_label/compare_arms.py.
+"""
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.flags import Parser, number
+from engine.log import one_sentence_errors
+from pseudo_label.labels import add_place, missing_labels, read_labels, write_labels
+from pseudo_label.make_folds import make_folds, write_folds
+from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
+
+STRONG = ["--strong-view", "on"]
+
+
+class Arm(NamedTuple):
+    what: str
+    flags: list         # of train_coco.py, beside those of all arms
+    teachers: tuple = ()
+
+
+ARMS = {
+    "A": Arm("kept labels", ["--ema", "0"]),
+    "A+": Arm("kept labels, strong views, averaged weights", STRONG),
+    "B": Arm("pseudo labels as seed 000 made them", [*STRONG, "--pseudo-weight", "0.5"], ("A+",)),
+    "C": Arm("pseudo labels of cross-fitted teachers, by precision, with zones", [*STRONG, "--pseudo-weight", "1"]),
+    "D": Arm("pseudo boxes of an averaged teacher at each step", [*STRONG, "--teacher", "ema"]),
+    "F": Arm("all labels", STRONG),
+}
+
+
+class Experiment:
+    """One seed: its folder, and how a run or a file in it is made unless it is there already."""
+
+    def __init__(self, folder: Path, images: Path, test: tuple, seed: int, flags: argparse.Namespace, words: list):
+        self.folder, self.images, self.test, self.seed, self.flags, self.words = folder, images, test, seed, flags, words
+        import train_coco
+        self.command = train_coco
+        self.settings = train_coco.parse_flags(words)[0]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def train(self, labels: Path, name: str, extra: list) -> Path:
+        """The last checkpoint of the run `name` on a json; a run that was broken off goes on."""
+        run = self.folder / name
+        if (run / "best.pth").exists():         # written last of all
+            print(f"{run}: is complete")
+        elif (run / "last.pth").exists():
+            self.command.main(["--resume", str(run / "last.pth")])
+        else:
+            self.command.main([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
+                               "--seed", str(self.seed), *extra, "--output", str(run)])
+        return run / "last.pth"
+
+    def arm(self, name: str) -> Path:
+        labels = {"B": self.seed_labels, "C": self.precise_labels, "F": lambda: self.folder.parent / "train.json"}.get(name, self.partial)
+        extra = ["--keep-rate", str(self.flags.keep_rate)] if name == "D" and self.flags.keep_rate else []
+        return self.train(labels(), name, [*ARMS[name].flags, *extra])
+
+    def partial(self) -> Path:
+        path = self.folder / "partial.json"
+
+        def drop():
+            full = read_labels(self.folder.parent / "train.json")
+            partial, how = make_partial(full.contents, full.sha256, self.flags.protocol, self.flags.keep, self.seed)
+            sidecar_of(path).write_text(json.dumps(how, indent=1), encoding="utf-8")
+            write_labels(partial, path, self.images, self.flags.split)
+        return self.once(path, drop)
+
+    def seed_labels(self) -> Path:
+        return self.pseudo_labels("B", "seed", [self.arm("A+")])
+
+    def precise_labels(self) -> Path:
+        contents, folds = read_labels(self.partial()).contents, self.folder / "folds"
+        self.once(folds / "folds.json", lambda: write_folds(contents, make_folds(contents, self.flags.folds, self.seed), folds))
+        teachers = [self.train(folds / f"train-{fold}.json", f"teacher-{fold}", STRONG) for fold in range(self.flags.folds)]
+        return self.pseudo_labels("C", "precision", teachers, folds / "folds.json")
+
+    def pseudo_labels(self, name: str, policy: str, teachers: list, folds=None) -> Path:
+        """Predicted, chosen, judged and drawn."""
+        from pseudo_label.evaluate_pseudo_labels import evaluate, format_quality
+        from pseudo_label.extract_features import extract, teachers_of, write_found
+        from pseudo_label.generate_pseudo_labels import generate, read_detections, told
+        from pseudo_label.policies import Options
+        from pseudo_label.visualize_pseudo_labels import draw_pictures
+        contents, full = (read_labels(path).contents for path in (self.partial(), self.folder.parent / "train.json"))
+        found, path = self.folder / f"found-{name}", self.folder / f"pseudo-{name}.json"
+        self.once(found / "detections.json", lambda: write_found(*extract(
+            contents, self.images, teachers_of(contents, teachers, folds), self.settings.device, self.settings.batch_size, self.settings.workers), found))
+
+        def choose():
+            result = generate(contents, read_detections(found / "detections.json", contents), policy, Options(keep_rate=self.flags.keep_rate))
+            quality = evaluate(result, full)
+            print(told(result, path), format_quality(quality), sep="\n")
+            (self.folder / f"quality-{name}.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
+            draw_pictures(result, missing_labels(result, full, path, "train.json"), self.images, self.folder / f"drawn-{name}", 12)
+            write_labels(result, path, self.images, self.flags.split)
+        return self.once(path, choose)
+
+    def once(self, path: Path, make) -> Path:
+        """The file, which make() writes last of what it writes."""
+        if not path.exists():
+            make()
+        return path
+
+    def detections(self, name: str) -> dict:
+        """{image id: boxes, scores, labels} of an arm on the test pictures; predicted once."""
+        import torch
+
+        from util.boxes import xywh_to_xyxy
+        dataset, path = self.test, self.folder / name / "test_detections.json"
+        checkpoint = self.arm(name)
+        self.once(path, lambda: path.write_text(json.dumps(predict_test(checkpoint, dataset, self.settings)), encoding="utf-8"))
+        found = {id: [] for id in dataset.ids}
+        for each in json.loads(path.read_text(encoding="utf-8")):
+            found[str(each["image_id"])].append((*each["bbox"], each["score"], dataset.category_ids.index(each["category_id"])))
+        rows = {id: torch.tensor(own, dtype=torch.float64).reshape(-1, 6) for id, own in found.items()}
+        return {id: {"boxes": xywh_to_xyxy(own[:, :4]), "scores": own[:, 4], "labels": own[:, 5].long()} for id, own in rows.items()}
+
+    def cost(self, name: str) -> tuple[int, float]:
+        """(steps, seconds of training with teachers) of an arm."""
+        teachers = [f"teacher-{fold}" for fold in range(self.flags.folds)] if name == "C" else ARMS[name].teachers
+        last = {run: last_row(self.folder / run / "metrics.csv") for run in (name, *teachers)}
+        return int(last[name]["step"]), sum(float(row["seconds"]) for row in last.values())
+
+
+def last_row(path: Path) -> dict:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
+    """COCO results of a checkpoint on a data set."""
+    from dataset.loader import eval_loader
+    from engine.checkpoint import load_checkpoint
+    from engine.distributed import select_device
+    from engine.predict import predict
+    from evaluation.report import coco_results
+    from model import load_model
+    checkpoint, device = load_checkpoint(file), select_device(settings.device)
+    network = load_model(checkpoint["config"], checkpoint["model"], device)
+    loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers)
+    found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold, max_detections=network.config.max_detections)
+    return coco_results(found, dataset.category_ids, dataset.image_ids)
+
+
+def refuse_unknown_flags(arms: list, words: list) -> None:
+    from train_coco import build_parser
+    for name in arms:
+        unknown = build_parser().parse_known_args([*words, *ARMS[name].flags])[1]
+        if unknown:
+            raise ValueError(f"arm {name}: train_coco.py does not know {unknown[0]}")
+
+
+def settle(output: Path, settings: dict) -> None:
+    """Keeps the settings beside the results. Raises ValueError where the folder holds an experiment with others."""
+    path, settings = output / "pipeline.json", json.loads(json.dumps(settings))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise ValueError(f"--output {output}: holds an experiment with {name} {before.get(name)}, not {value}; name another folder")
+    output.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def run(flags: argparse.Namespace, words: list) -> dict:
+    """The rows of the table, by arm."""
+    words = [*words, "--skip-bad"] if flags.skip_bad else words
+    refuse_unknown_flags(flags.arms, words)
+    test_source, test_images = (flags.test, flags.test_images) if flags.test else (flags.source, flags.images)
+    if not flags.test and Path(flags.source).is_file():
+        raise ValueError(f"{flags.source}: a json needs another one to judge on: --test FILE --test-images DIR")
+    output = Path(flags.output)
+    settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds")} | {"training": words})
+    full = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
+    test = read_labels(test_source, test_images, flags.test_split, flags.skip_bad, need_images=True)
+    for labels, name in ((full, "train"), (test, "test")):
+        write_labels(labels.contents, output / f"{name}.json", labels.images, labels.split)
+
+    from dataset.coco import COCODataset
+    from pseudo_label.compare_arms import compare, format_arms, measure, resamples
+    test_set = COCODataset(output / "test.json", test.images, classes=COCODataset(output / "train.json", full.images).classes, skip_bad=flags.skip_bad)
+    truth, counts, measured, costs = test_set.truth(), resamples(len(test_set)), {}, {}
+    for seed in flags.seeds:
+        experiment = Experiment(output / f"seed-{seed}", full.images, test_set, seed, flags, words)
+        for name in flags.arms:
+            measured.setdefault(name, []).append(measure(experiment.detections(name), truth, len(test_set.classes), counts))
+            costs.setdefault(name, []).append(experiment.cost(name))
+    if len(steps := {step for each in costs.values() for step, _ in each}) > 1:
+        raise ValueError(f"--output {output}: the arms made {' and '.join(map(str, sorted(steps)))} steps, must be as many in each")
+    rows = {name: {**row, "what": ARMS[name].what, "steps": costs[name][0][0], "minutes": sum(seconds for _, seconds in costs[name]) / 60 / len(flags.seeds)}
+            for name, row in compare(measured).items()}
+    table = format_arms(rows)
+    (output / "results.json").write_text(json.dumps({"seeds": flags.seeds, "arms": rows}, indent=1), encoding="utf-8")
+    (output / "table.md").write_text(table + "\n", encoding="utf-8")
+    print(f"\n{table}\n\n{len(test_set)} test pictures, {len(flags.seeds)} seeds; {output}")
+    return rows
+
+
+def main(argv: list | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="complete labels to train on: COCO json, or a folder in VOC layout")
+    add("--test", metavar="SOURCE", help="to judge on, likewise (default: SOURCE, where it is a folder)")
+    add("--test-images", metavar="DIR", help="the pictures of a json given with --test")
+    add("--test-split", default="test", metavar="S", help="list to judge on in a VOC folder")
+    add("--keep", type=number(float, 0, 1), default=0.3, metavar="X", help="share of the boxes of each class that is kept")
+    add("--protocol", default="bernoulli", choices=list(PROTOCOLS), help="what is kept, as make_partial says")
+    add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="what C and D are told of the share that is kept (default: they estimate it)")
+    add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="what is dropped, and every run, once for each")
+    add("--folds", type=number(int, 2), default=2, metavar="K", help="teachers of C")
+    add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="which of A A+ B C D F")
+    add("--output", required=True, metavar="DIR", help="folder of the experiment")
+    add_place(parser)
+    flags, words = parser.parse_args(argv[:cut]), argv[cut + 1:]
+    with one_sentence_errors():
+        run(flags, words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,510 @@
+"""The stages of pseudo_label/: what is dropped, chosen and measured, by hand numbers and laws; seed 000's way beside ours."""
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from colour_network import refusal
+from conftest import make_voc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset.coco import COCODataset
+from dataset.voc import VOCDataset
+from evaluation.matching import find_partners
+from evaluation.report import evaluate as evaluate_detections
+from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
+                          visualize_label_quality, visualize_log, visualize_pseudo_labels)
+from pseudo_label.labels import missing_labels, read_labels, write_labels
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("make_partial", "make_folds", "extract_features", "generate_pseudo_labels", "evaluate_pseudo_labels", "query_nearest_neighbors",
+          "visualize_log", "visualize_label_quality", "visualize_pseudo_labels", "run_pipeline")
+
+
+def instances(boxes, images=(1, 2), categories=(10, 30)):
+    """Contents of an instances json of pictures of 200x200 px; boxes [(id, image id, category id, [x, y, w, h], further keys)]."""
+    return {"info": {}, "images": [{"id": id, "file_name": f"{id}.jpg", "width": 200, "height": 200} for id in images],
+            "categories": [{"id": id, "name": f"class {id}"} for id in categories],
+            "annotations": [{"id": id, "image_id": image, "category_id": category, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0, **dict(*more)}
+                            for id, image, category, bbox, *more in boxes]}
+
+
+def found(image, category, bbox, score, **more):
+    return {"image_id": image, "category_id": category, "bbox": bbox, "score": score, **more}
+
+
+def many(count, seed=0, images=range(1, 41), categories=(10, 30)):
+    rng = random.Random(seed)
+    return instances([(id, rng.choice(images), rng.choice(categories), [rng.randrange(150), rng.randrange(150), 20 + rng.randrange(20), 20])
+                      for id in range(1, count + 1)], images, categories)
+
+
+def written(tmp_path, name, contents):
+    path = tmp_path / name
+    path.write_text(json.dumps(contents))
+    return path
+
+
+def pseudo(id, image, category, bbox, score=None, **more):
+    return id, image, category, bbox, {"ispseudo": True, **({"score": score} if score is not None else {}), **more}
+
+
+# ---- the stages as commands
+
+def test_help_is_the_manual_and_imports_nothing_heavy():
+    code = ("import sys\n" + "".join(f"import pseudo_label.{stage} as {stage}\n" for stage in STAGES)
+            + "heavy = {'torch', 'numpy', 'matplotlib', 'faiss'} & {*sys.modules}\nassert not heavy, heavy\n"
+            + "".join(f"assert 'python -m pseudo_label.{stage} ' in {stage}.__doc__\n" for stage in STAGES))
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_no_room_imports_the_stages():
+    for room in ("engine", "dataset", "model", "evaluation", "util", "tools"):
+        assert not [path for path in (ROOT / room).glob("*.py") if "pseudo_label" in path.read_text(encoding="utf-8")], room
+
+
+# ---- the door
+
+def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_path):
+    folder = make_voc(tmp_path / "voc", n=4)
+    full = read_labels(folder)
+    assert full.split == "train" and len(full.contents["images"]) == 2 and full.images == folder / "JPEGImages"
+    digest = hashlib.sha256(b"".join((folder / "Annotations" / f"{id}.xml").read_bytes() for id in ("0000", "0001"))).hexdigest()
+    assert full.sha256 == digest
+    contents = {**full.contents, "info": {"partial": {"keep": 0.5}}, "annotations": [
+        *full.contents["annotations"][1:], {**full.contents["annotations"][0], "id": 77, "ispseudo": True, "score": 0.625, "p_real": 0.5, "weight": 0.25,
+                                            "zone": "ignore", "teacher": "12ab"}]}
+    write_labels(contents, tmp_path / "a.json", full.images, "train")
+    write_labels(contents, tmp_path / "out", full.images, "train")
+    from_json, from_voc = read_labels(tmp_path / "a.json").contents, read_labels(tmp_path / "out").contents
+    assert from_json["annotations"] == contents["annotations"]
+    for dataset in (COCODataset(tmp_path / "a.json", full.images), VOCDataset(tmp_path / "out", "train")):        # as training reads it
+        target = dataset.target(0)
+        assert target["pseudo"].tolist() == target["zone_ignore"].tolist() and target["pseudo"].sum() == 1
+        assert target["weights"][target["pseudo"]].tolist() == [0.25] and (target["weights"][~target["pseudo"]] == 1).all()
+    plain = {each["id"]: each for each in contents["annotations"]}
+    names = {each["id"]: each["name"] for each in contents["categories"]}
+    other_names = {each["id"]: each["name"] for each in from_voc["categories"]}
+    assert from_voc["info"] == contents["info"] and {each["id"] for each in from_voc["annotations"]} == {*plain}
+    for each in from_voc["annotations"]:
+        expected = plain[each["id"]]
+        assert other_names[each["category_id"]] == names[expected["category_id"]]
+        keys = ("bbox", "image_id", "ispseudo", "score", "p_real", "weight", "zone", "teacher")
+        assert {key: each.get(key) for key in keys} == {key: expected.get(key) for key in keys}
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"id": 2}, "id 2"), ({"id": None}, "must be a number or a text"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"),
+    ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category")])
+def test_the_door_refuses_by_name(tmp_path, change, told):
+    contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 10])])
+    contents["annotations"][0] |= change
+    path = written(tmp_path, "a.json", contents)
+    with pytest.raises(ValueError, match=told):
+        read_labels(path)
+    if "id" in change:
+        del contents["annotations"][0]["id"]
+        with pytest.raises(ValueError, match="annotation number 1 must have an id of its own"):
+            read_labels(written(tmp_path, "a.json", contents))
+    else:
+        assert [each["id"] for each in read_labels(path, skip_bad=True).contents["annotations"]] == [2]
+
+
+# ---- what is dropped
+
+def test_protocols_keep_what_they_say():
+    boxes = [(1, 1, 10, [0, 0, 9, 9]), (2, 1, 10, [20, 0, 9, 9]), (3, 1, 30, [40, 0, 9, 9]), (4, 1, 30, [60, 0, 9, 9]), (5, 1, 30, [80, 0, 9, 9]),
+             (6, 2, 10, [0, 0, 9, 9]), (7, 2, 30, [0, 0, 99, 99], {"iscrowd": 1}), (8, 2, 30, [0, 0, 9, 9], {"difficult": 1})]
+    contents = instances(boxes)
+
+    def kept(protocol, keep=0.5):
+        partial, how = make_partial.make_partial(contents, "", protocol, keep)
+        ids = [each["id"] for each in partial["annotations"]]
+        assert {7, 8} <= {*ids} and partial["images"] == contents["images"] and how["kept"] + how["dropped"] == 6
+        assert sorted([*ids, *how["dropped_ids"]]) == list(range(1, 9)) and partial["info"]["partial"]["first_id"] == 9
+        return {*ids} - {7, 8}
+    easy, hard, extreme, keep1 = (kept(name) for name in ("easy", "hard", "extreme", "keep1"))
+    assert [len(ids & {1, 2, 3, 4, 5}) for ids in (easy, hard, extreme, keep1)] == [4, 3, 1, 2] and 6 in easy & hard & extreme & keep1
+    assert extreme < hard < easy and len(keep1 & {1, 2}) == len(keep1 & {3, 4, 5}) == 1
+    assert len(kept("bernoulli", 0.34) & {1, 2, 6}) == 1 and kept("bernoulli", 1) == {1, 2, 3, 4, 5, 6}
+    assert len(kept("bernoulli", 0)) == 2                     # one of each class: a network must know what it looks for
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1), st.integers(1, 60))
+def test_splits_of_one_seed_are_nested_and_do_not_depend_on_the_order(seed, one, other, count):
+    contents = many(count, seed)
+    less, more = ({each["id"] for each in make_partial.make_partial(contents, "", "bernoulli", keep, seed)[0]["annotations"]}
+                  for keep in sorted((one, other)))
+    assert less <= more
+    shuffled = random.Random(1).sample(contents["annotations"], count)
+    assert make_partial.kept_ids(shuffled, "bernoulli", one, seed) == make_partial.kept_ids(contents["annotations"], "bernoulli", one, seed)
+    for category in (10, 30):
+        own = {each["id"] for each in contents["annotations"] if each["category_id"] == category}
+        assert not own or len(own & more) == max(1, int(len(own) * max(one, other) + 0.5))
+
+
+def test_the_command_writes_the_sidecar_and_refuses_to_drop_from_pseudo_labels(tmp_path, capsys):
+    path = written(tmp_path, "full.json", many(30))
+    make_partial.main([str(path), "--keep", "0.3", "--output", str(tmp_path / "p.json")])
+    how = json.loads((tmp_path / "p.dropped.json").read_text())
+    partial = read_labels(tmp_path / "p.json").contents
+    assert how["full_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == partial["info"]["partial"]["full_sha256"]
+    missing = missing_labels(partial, read_labels(path).contents, "p", "full")
+    assert [each["id"] for each in missing] == how["dropped_ids"] and len(partial["images"]) == 40      # emptied pictures stay
+    marked = written(tmp_path, "marked.json", instances([pseudo(1, 1, 10, [0, 0, 9, 9])]))
+    assert "holds pseudo labels already" in refusal(make_partial.main, [marked, "--output", tmp_path / "q.json"], capsys)
+    assert "no such file" in refusal(make_partial.main, [tmp_path / "none.json", "--output", tmp_path / "q.json"], capsys)
+    (tmp_path / "there").mkdir()
+    assert "is there already" in refusal(make_partial.main, [path, "--output", tmp_path / "there"], capsys)
+
+
+def test_folds_hold_each_picture_once_and_no_teacher_trains_on_its_own(tmp_path, capsys):
+    path = written(tmp_path, "a.json", many(60))
+    make_folds.main([str(path), "--folds", "3", "--output", str(tmp_path / "folds")])
+    folds = json.loads((tmp_path / "folds/folds.json").read_text())["folds"]
+    assert sorted(id for fold in folds for id in fold) == list(range(1, 41)) and {len(fold) for fold in folds} == {13, 14}
+    for place, fold in enumerate(folds):
+        train = read_labels(tmp_path / f"folds/train-{place}.json").contents
+        assert not {each["id"] for each in train["images"]} & {*fold} and len(train["images"]) == 40 - len(fold)
+        assert not {each["image_id"] for each in train["annotations"]} & {*fold}
+    assert "only 40 pictures" in refusal(make_folds.main, [path, "--folds", 41, "--output", tmp_path / "more"], capsys)
+
+
+# ---- what is chosen
+
+KEPT = instances([(1, 1, 10, [0, 0, 100, 100])], images=(5, 1, 2))
+FOUND = [found(1, 30, [0, 0, 100, 90], 0.9),        # IoU 0.9 with the kept box, of another class
+         found(1, 10, [0, 0, 100, 60], 0.8),        # IoU 0.6, of its class
+         found(1, 10, [10, 10, 30, 30], 0.7),       # a part of it
+         found(1, 30, [10, 10, 30, 30], 0.6),       # inside it, of another class
+         found(2, 30, [50, 50, 20, 20], 0.5),       # where no label is
+         found(2, 30, [90, 50, 20, 20], 0.49)]
+
+
+def chosen(contents):
+    return [each["bbox"] for each in contents["annotations"] if each.get("ispseudo")]
+
+
+def test_policy_seed_drops_one_box_for_each_kept_one_whatever_its_class_and_stores_no_score():
+    result = generate_pseudo_labels.generate(KEPT, FOUND, "seed", policies.Options())
+    assert chosen(result) == [FOUND[row]["bbox"] for row in (1, 2, 3, 4)]             # the second box on the kept one stays: its known defect
+    assert result["annotations"][0] == KEPT["annotations"][0]
+    assert result["annotations"][1] == {"id": 2, "image_id": 1, "category_id": 10, "bbox": [0, 0, 100, 60], "segmentation": [], "area": 6000,
+                                        "iscrowd": 0, "ispseudo": True}
+    assert result["annotations"][-1]["category_id"] == 30                             # an id of the file, not the network's label
+    below = [found(1, 10, [0, 0, 100, 49], 0.9)]                                      # IoU 0.49
+    assert len(chosen(generate_pseudo_labels.generate(KEPT, below, "seed", policies.Options()))) == 1
+
+
+def test_policy_fixed_drops_every_double_but_not_what_lies_inside_another_class():
+    result = generate_pseudo_labels.generate(KEPT, FOUND, "fixed", policies.Options())
+    assert chosen(result) == [FOUND[3]["bbox"], FOUND[4]["bbox"]]
+    assert [(each["score"], each["zone"]) for each in result["annotations"][1:]] == [(0.6, "positive"), (0.5, "positive")]
+    again = generate_pseudo_labels.generate(result, FOUND, "fixed", policies.Options(confidence=0.6))
+    assert chosen(again) == [FOUND[3]["bbox"]] and again["annotations"][0] == KEPT["annotations"][0]       # a second round begins with people's
+
+
+def test_a_kept_box_has_one_hit_and_what_is_neutral_says_nothing():
+    contents = instances([(1, 1, 10, [0, 0, 50, 50]), (2, 1, 10, [100, 0, 50, 50], {"difficult": 1}), (3, 1, 30, [0, 100, 100, 100], {"iscrowd": 1})])
+    state = policies.compare(contents, [
+        found(1, 10, [0, 0, 50, 40], 0.6), found(1, 10, [0, 0, 50, 48], 0.7),         # IoU 0.8, and 0.96 with the better score
+        found(1, 10, [100, 0, 50, 50], 0.9), found(1, 30, [10, 110, 20, 20], 0.9), found(1, 10, [10, 110, 20, 20], 0.9), found(2, 10, [0, 0, 50, 50], 0.9)])
+    hit, double, left = policies.HIT, policies.DOUBLE, policies.LEFT
+    assert state.tolist() == [double, hit, double, double, left, left]
+    assert policies.compare(contents, []).tolist() == []
+
+
+def test_policy_count_takes_as_many_as_are_missing_of_each_class():
+    contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 2, 10, [0, 0, 10, 10]), (3, 1, 30, [180, 180, 10, 10])])
+    detections = [found(1, 10, [20 * place, 50, 10, 10], 0.9 - place / 10) for place in range(1, 7)] + [found(2, 30, [50, 50, 10, 10], 0.1)]
+    result = generate_pseudo_labels.generate(contents, detections, "count", policies.Options(keep_rate=1 / 3))
+    zones = [(each["category_id"], each["score"], each["zone"]) for each in result["annotations"][3:]]
+    # 2 kept of class 10: 4 missing, of which 2 positive; 1 kept of class 30: 2 missing, 1 there
+    assert [(category, round(score, 1), zone) for category, score, zone in zones] == [
+        (10, 0.8, "positive"), (10, 0.7, "positive"), (10, 0.6, "ignore"), (10, 0.5, "ignore"), (30, 0.1, "positive")]
+
+
+def test_the_probability_of_what_is_left_by_hand():
+    # of 4 detections of one score 2 hit kept boxes. At a keep rate of 0.8 these stand for 2.5 objects: half an object is among the 2 left
+    hit, left, double = policies.HIT, policies.LEFT, policies.DOUBLE
+    detections, state = [found(1, 10, [0, 0, 1, 1], 0.5)] * 5000, np.array([hit, hit, left, left, double] * 1000)
+    assert policies.real_probabilities(detections, state, 0.8) == pytest.approx([0.25, 0.25, 0.25, 0.25, 0] * 1000, abs=2e-3)
+    assert policies.real_probabilities(detections, state, 0.4)[:5] == pytest.approx([1, 1, 1, 1, 0], abs=0.02)      # 5 objects among 4
+    assert policies.real_probabilities(detections, state, 1.0).tolist() == [0] * 5000                 # complete labels
+    assert policies.real_probabilities([], np.array([]), 0.5).tolist() == []
+    # nothing to learn from: the score is the probability that a detection is real, and of those the half is labelled
+    assert policies.real_probabilities([found(1, 10, [0, 0, 1, 1], 0.5)], np.array([left]), 0.5)[0] == pytest.approx(1 / 3, abs=0.03)
+    assert policies.left_over(np.array([0, 0.625, 1]), 0.8) == pytest.approx([0, 0.25, 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.sampled_from([10, 30])), min_size=1, max_size=60), st.floats(0.02, 0.98))
+def test_the_probability_rises_with_the_score_within_a_class_and_is_finite(points, keep_rate):
+    detections = [found(1, category, [0, 0, 1, 1], score) for score, _, category in points]
+    state = np.array([policies.HIT if hit else policies.LEFT for _, hit, _ in points])
+    chances = policies.real_probabilities(detections, state, keep_rate)
+    assert np.isfinite(chances).all() and (chances >= 0).all() and (chances <= 1).all()
+    for category in (10, 30):
+        own = sorted((each["score"], chance) for each, chance in zip(detections, chances, strict=True) if each["category_id"] == category)
+        assert all(low <= high + 1e-9 for (_, low), (_, high) in zip(own, own[1:], strict=False))
+
+
+def world(keep, objects=1500, seed=0, in_sample=False):
+    """(contents with the kept boxes, detections, whether each is real): two classes of which one is found with lower scores; as many
+    false detections as real ones. in_sample: the teacher has learnt that what is missing is background."""
+    rng = np.random.default_rng(seed)
+    boxes, detections, real = [], [], []
+    for id in range(1, objects + 1):
+        category, kept = (10, 30)[id % 2], rng.random() < keep
+        bbox = [10 * (id % 4), 0, 8, 8]
+        if kept:
+            boxes.append((id, id, category, bbox))
+        logit = rng.normal(2.0 if category == 10 else 0.5) - (1.5 if in_sample and not kept else 0)
+        detections.append(found(id, category, bbox, float(1 / (1 + np.exp(-logit)))))
+        detections.append(found(id, category, [100, 100, 8, 8], float(1 / (1 + np.exp(2 - rng.normal())))))
+        real += [True, False]
+    return instances(boxes, range(1, objects + 1)), detections, np.array(real)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.3, 0.5])
+def test_precision_knows_without_a_dropped_label_how_much_is_missing_and_what_is_real(keep):
+    contents, detections, real = world(keep)
+    state = policies.compare(contents, detections)
+    assert policies.estimated_keep_rate(contents, detections, state) == pytest.approx(keep, abs=0.08)
+    chance, left = policies.real_probabilities(detections, state, keep), state == policies.LEFT
+    assert chance[left].sum() == pytest.approx((real & left).sum(), rel=0.12)
+    for low, high in ((0.2, 0.5), (0.5, 0.8), (0.8, 1.01)):
+        inside = left & (chance >= low) & (chance < high)
+        assert inside.sum() < 30 or real[inside].mean() == pytest.approx(chance[inside].mean(), abs=0.17)
+    sure = left & (chance >= 0.8)
+    assert real[sure].mean() > 0.85
+
+
+def test_a_teacher_that_trained_on_the_same_pictures_hides_what_is_missing():
+    contents, detections, _ = world(0.3, in_sample=True)
+    assert policies.estimated_keep_rate(contents, detections, policies.compare(contents, detections)) > 0.5
+
+
+def test_policy_precision_has_three_zones_a_weight_and_says_the_rate():
+    contents, detections, real = world(0.3)
+    result = generate_pseudo_labels.generate(contents, detections, "precision", policies.Options(keep_rate=0.3))
+    own = [each for each in result["annotations"] if each.get("ispseudo")]
+    assert {each["zone"] for each in own} == {"positive", "ignore"} and result["info"]["pseudo"]["keep_rate"] == 0.3
+    assert all(each["weight"] == each["p_real"] and (each["zone"] == "positive") == (each["p_real"] >= 0.8) and each["p_real"] >= 0.2 for each in own)
+
+
+def test_generating_refuses_in_one_sentence(tmp_path, capsys):
+    partial, detections = written(tmp_path, "p.json", KEPT), written(tmp_path, "d.json", FOUND)
+    words = [partial, "--detections", detections, "--output", tmp_path / "out.json"]
+    assert "not one positive pseudo label of 6 detections" in refusal(generate_pseudo_labels.main, [*words, "--policy", "seed", "--confidence", 0.95], capsys)
+    assert "keep rate cannot be estimated" in refusal(
+        generate_pseudo_labels.main, [written(tmp_path, "e.json", instances([])), *words[1:]], capsys)
+    assert "made for other pictures" in refusal(
+        generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "o.json", [found(9, 10, [0, 0, 1, 1], 1)]), *words[3:]], capsys)
+    assert "entry 1 must be a detection" in refusal(
+        generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "b.json", [{"box": 1}]), *words[3:]], capsys)
+    assert "annotation 1 is there already" in refusal(generate_pseudo_labels.main, [*words, "--policy", "fixed", "--first-id", 1], capsys)
+    assert "must not be above" in refusal(generate_pseudo_labels.main, [*words, "--ignore", 0.9], capsys)
+    assert not (tmp_path / "out.json").exists()
+    generate_pseudo_labels.main([str(word) for word in (*words, "--policy", "fixed", "--first-id", 500)])
+    assert [each["id"] for each in read_labels(tmp_path / "out.json").contents["annotations"]] == [1, 500, 501]
+    assert "1 labels, 2 pseudo labels, 0 ignored boxes by policy fixed" in capsys.readouterr().out
+
+
+def test_pseudo_labels_get_ids_beyond_those_of_the_full_file():
+    full = instances([(1, 1, 10, [0, 0, 100, 100]), (900, 2, 30, [50, 50, 20, 20])])
+    partial = {**full, "annotations": full["annotations"][:1], "info": {"partial": {"first_id": 901}}}
+    result = generate_pseudo_labels.generate(partial, FOUND[:5], "fixed", policies.Options())
+    assert [each["id"] for each in result["annotations"]] == [1, 901, 902]
+
+
+# ---- how good they are
+
+FULL = instances([(1, 1, 10, [0, 0, 50, 50]),                                                   # kept
+                  (2, 1, 10, [100, 0, 50, 50]), (3, 1, 30, [0, 100, 20, 20]), (4, 2, 30, [0, 0, 100, 100]),      # missing
+                  (5, 2, 10, [150, 150, 40, 40], {"difficult": 1})])
+MARKED = {**FULL, "annotations": [FULL["annotations"][0], FULL["annotations"][4], *instances([
+    pseudo(11, 1, 30, [100, 0, 50, 40], 0.9, p_real=0.9),                   # IoU 0.8 with 2, of another class
+    pseudo(12, 1, 10, [100, 0, 50, 30], 0.8, p_real=0.9),                   # IoU 0.6 with 2
+    pseudo(13, 1, 10, [0, 0, 50, 45], 0.7, p_real=0.9),                     # a double of 1
+    pseudo(14, 2, 10, [150, 150, 40, 40], 0.6, p_real=0.9),                 # on a difficult object
+    pseudo(15, 2, 30, [0, 0, 100, 100], 0.5, p_real=0.5, zone="ignore")])["annotations"]]}
+
+
+def test_quality_by_hand():
+    result = evaluate_pseudo_labels.evaluate(MARKED, FULL)
+    # classes ignored, in the order of the file: 2 takes the first pseudo label; a difficult object is unknown to the seed
+    assert result["as_seed"] == {"missing": 3, "pseudo": 4, "tp": 1, "fp": 3, "fn": 2, "precision": 0.25, "recall": 1 / 3, "f1": 2 / 7,
+                                 "mean_iou": pytest.approx(0.8), "pq": pytest.approx(0.8 / 3.5)}
+    half, strict = (result["by_class"][f"iou_{threshold}"] for threshold in (0.5, 0.75))
+    assert half["all"] == {"missing": 3, "pseudo": 3, "tp": 1, "fp": 2, "fn": 2, "precision": pytest.approx(1 / 3), "recall": pytest.approx(1 / 3),
+                           "f1": pytest.approx(1 / 3), "mean_iou": pytest.approx(0.6), "pq": pytest.approx(0.2)}
+    assert [half["classes"]["class 10"][key] for key in ("tp", "fp", "fn")] == [1, 1, 0]
+    assert [half["classes"]["class 30"][key] for key in ("tp", "fp", "fn")] == [0, 1, 2]
+    assert [[half["sizes"][size][key] for key in ("tp", "fp", "fn")] for size in ("small", "medium", "large")] == [[0, 0, 1], [1, 2, 0], [0, 0, 1]]
+    assert strict["all"]["tp"] == 0 and strict["all"]["mean_iou"] is None and strict["all"]["pq"] == 0     # no hit is no division by zero
+    assert result["ignored"] == {"boxes": 1, "real": 1.0, "recall_with_positives": pytest.approx(2 / 3)} and result["doubles"] == 1
+    # without the one on the difficult object: three of 0.9 with one hit, one of 0.5 that hits
+    assert result["calibration_error"] == pytest.approx((abs(1 - 2.7) + abs(1 - 0.5)) / 4)
+    assert "as seed counts" in evaluate_pseudo_labels.format_quality(result) and json.dumps(result)
+
+
+def test_the_seed_gives_a_pseudo_label_to_one_missing_box_only():
+    missing = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 9])])["annotations"]
+    own = instances([pseudo(3, 1, 30, [0, 0, 10, 10])])["annotations"]
+    result = evaluate_pseudo_labels.seed_quality(own, missing, [{"id": 1}])
+    assert (result["tp"], result["fp"], result["fn"], result["pq"]) == (1, 0, 1, 1 / 1.5)
+    nothing = evaluate_pseudo_labels.seed_quality([], [], [{"id": 1}])
+    assert nothing["pq"] is None and nothing["mean_iou"] is None
+
+
+def test_measuring_refuses_in_one_sentence(tmp_path, capsys):
+    full = written(tmp_path, "full.json", FULL)
+
+    def told(contents):
+        return refusal(evaluate_pseudo_labels.main, [written(tmp_path, "a.json", contents), "--full", full], capsys)
+    assert "holds no pseudo label" in told(FULL)
+    other = json.loads(json.dumps(MARKED))
+    other["annotations"][0]["bbox"][0] = 3
+    assert "annotation 1 is not in" in told(other) and "as it is here" in told(other)
+    other["annotations"][0] = MARKED["annotations"][0] | {"id": 99}
+    assert "annotation 99 is not in" in told(other)
+    other["annotations"][0], other["annotations"][2]["id"] = MARKED["annotations"][0], 4
+    assert "pseudo label 4 has the id of an annotation" in told(other)
+    other["annotations"][2]["id"], other["images"][0]["file_name"] = 11, "x.jpg"
+    assert "image 1 is x.jpg" in told(other)
+    evaluate_pseudo_labels.main([str(written(tmp_path, "b.json", MARKED)), "--full", str(full), "--output", str(tmp_path / "q.json")])
+    assert json.loads((tmp_path / "q.json").read_text())["doubles"] == 1 and "class 30" in capsys.readouterr().out
+
+
+# ---- neighbours
+
+def arrays(teachers=("a", "a", "b"), kept_teachers=("a", "b", "a", "b")):
+    rng = np.random.default_rng(0)
+    detections, kept = (rng.normal(size=(count, 8)) for count in (len(teachers), len(kept_teachers)))
+    return {"detections": (detections / np.linalg.norm(detections, axis=1, keepdims=True)).astype(np.float16),
+            "kept": (kept / np.linalg.norm(kept, axis=1, keepdims=True)).astype(np.float16), "detection_teachers": np.array(teachers),
+            "kept_teachers": np.array(kept_teachers), "kept_ids": np.array([11, 22, 33, 44]), "kept_category_ids": np.array([10, 10, 30, 30])}
+
+
+def test_neighbours_are_those_of_the_same_teacher_by_annotation_id_and_exact():
+    pytest.importorskip("faiss")
+    given_arrays = arrays()
+    result = query_nearest_neighbors.neighbors([found(1, 10, [0, 0, 1, 1], 0.5, teacher=name) for name in "aab"], given_arrays, k=5)
+    for place, each in enumerate(result):
+        own = [row for row in range(4) if given_arrays["kept_teachers"][row] == "aab"[place]]
+        distance = 1 - given_arrays["kept"][own].astype(float) @ given_arrays["detections"][place].astype(float)
+        order = np.argsort(distance)
+        assert each["nn_ids"] == given_arrays["kept_ids"][own][order].tolist() and each["nn_distances"] == pytest.approx(distance[order], abs=1e-3)
+    lonely = query_nearest_neighbors.neighbors([found(1, 10, [0, 0, 1, 1], 0.5, teacher="c")], arrays(("c",)))
+    assert lonely[0]["nn_ids"] == []
+
+
+def test_features_of_another_checkpoint_and_a_missing_library_are_refused(tmp_path, capsys, monkeypatch):
+    np.savez(tmp_path / "features.npz", **arrays())
+    written(tmp_path, "detections.json", [found(1, 10, [0, 0, 1, 1], 0.5, teacher=name) for name in "aac"])
+    words = [tmp_path, "--output", tmp_path / "n.json"]
+    assert "features of checkpoint a, b, detections.json 3 detections of a, c" in refusal(query_nearest_neighbors.main, words, capsys)
+    assert "must hold detections.json and features.npz" in refusal(query_nearest_neighbors.main, [tmp_path / "none", *words[1:]], capsys)
+    written(tmp_path, "detections.json", [found(1, 10, [0, 0, 1, 1], 0.5, teacher=name) for name in "aab"])
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert "pip install faiss-cpu" in refusal(query_nearest_neighbors.main, words, capsys)
+
+
+# ---- pictures
+
+def test_the_log_has_every_stage_one_behind_the_other(tmp_path, capsys):
+    for name, losses in (("one", (3, 2)), ("two", (1, 0.5))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.csv").write_text("epoch,step,seconds,lr,loss,cls,waiting,mAP\n" + "".join(
+            f"{epoch},{epoch * 5},1,0.1,{loss},{loss / 2},0.1,\n" for epoch, loss in enumerate(losses, start=1)))
+    name, steps, losses = visualize_log.read_run(tmp_path / "one")
+    assert name == "one" and steps.tolist() == [5, 10] and {key: values.tolist() for key, values in losses.items()} == {"loss": [3, 2], "cls": [1.5, 1]}
+    visualize_log.main([str(tmp_path / "one"), str(tmp_path / "two/metrics.csv"), "--output", str(tmp_path / "log.png")])
+    assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
+    assert "no such file" in refusal(visualize_log.main, [tmp_path / "three", "--output", tmp_path / "x.png"], capsys)
+    (tmp_path / "empty.csv").write_text("epoch,step\n")
+    assert "no column of a loss" in refusal(visualize_log.main, [tmp_path / "empty.csv", "--output", tmp_path / "x.png"], capsys)
+
+
+def test_the_scatter_has_every_picture_also_the_last(tmp_path, capsys):
+    neighbors = [found(1, 10, [0, 0, 50, 25], 0.9, nn_distances=[0.1]), found(1, 30, [100, 0, 50, 50], 0.8, nn_distances=[0.2]),
+                 found(2, 30, [0, 0, 100, 100], 0.7, nn_distances=[0.3]), found(2, 30, [0, 0, 100, 100], 0.6, nn_distances=[])]
+    iou, distance, score, same = visualize_label_quality.overlap_and_distance(neighbors, FULL)
+    assert (iou.tolist(), distance.tolist(), score.tolist(), same.tolist()) == ([0.5, 1, 1], [0.1, 0.2, 0.3], [0.9, 0.8, 0.7], [1, 0, 1])
+    words = [written(tmp_path, "full.json", FULL), "--neighbors", written(tmp_path, "n.json", neighbors), "--output", tmp_path / "q.png"]
+    visualize_label_quality.main([str(word) for word in words])
+    assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
+    written(tmp_path, "n.json", [found(1, 10, [0, 0, 50, 25], 0.9)])
+    assert "nn_distances" in refusal(visualize_label_quality.main, words, capsys)
+
+
+def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
+    from PIL import Image
+    for id in (1, 2):
+        Image.new("RGB", (200, 200), (90, 90, 90)).save(tmp_path / f"{id}.jpg")
+    marked = {**MARKED, "annotations": [each for each in MARKED["annotations"] if each["id"] not in (13, 14)]}
+    kinds = visualize_pseudo_labels.kinds_of([each for each in marked["annotations"] if each["image_id"] == 1], FULL["annotations"][1:3])
+    assert {kind: [each["id"] for each in own] for kind, own in kinds.items()} == {"kept": [1], "pseudo": [11, 12], "ignored": [], "missing": [3]}
+    words = [written(tmp_path, "a.json", marked), "--images", tmp_path, "--full", written(tmp_path, "full.json", FULL), "--output", tmp_path / "drawn"]
+    visualize_pseudo_labels.main([str(word) for word in words])
+    drawn = {path.stem: Image.open(path) for path in (tmp_path / "drawn").glob("*.png")}
+    assert {*drawn} == {"1", "2"} and drawn["1"].height > 200
+    colours = {name: {colour for _, colour in picture.crop((0, 0, 200, 200)).getcolors(99999)} for name, picture in drawn.items()}
+    own = visualize_pseudo_labels.COLOURS
+    assert {own["kept"], own["pseudo"], own["missing"]} <= colours["1"] and own["ignored"] not in colours["1"]
+    assert {own["kept"], own["ignored"]} <= colours["2"] and own["pseudo"] not in colours["2"]
+    assert {*own.values()} <= {colour for _, colour in drawn["2"].crop((0, 200, 200, drawn["2"].height)).getcolors(99999)}
+    assert "nothing to draw" in refusal(visualize_pseudo_labels.main, [words[4], *words[1:3], "--output", tmp_path / "x"], capsys)
+    assert "needs --images DIR" in refusal(visualize_pseudo_labels.main, [words[4], "--output", tmp_path / "x"], capsys)
+
+
+# ---- the table
+
+def detections_of(seed, pictures=6, noise=0.3):
+    """(detections, truth) of a detector that finds most objects, with doubles and false alarms."""
+    rng = np.random.default_rng(seed)
+    truth, results = {}, {}
+    for picture in range(pictures):
+        corners = rng.uniform(0, 100, (4, 2))
+        boxes = torch.tensor(np.concatenate([corners, corners + 20], 1))
+        truth[str(picture)] = {"boxes": boxes, "labels": torch.tensor([0, 1, 0, 1]), "difficult": torch.tensor([False, False, False, picture == 0])}
+        some = torch.cat([boxes + torch.tensor(rng.normal(0, 3, (4, 4))), boxes[:2] + 50])
+        results[str(picture)] = {"boxes": some, "scores": torch.tensor(rng.uniform(0.3, 1, 6)), "labels": torch.tensor([0, 1, 0, 1, 0, 1])}
+    return results, truth
+
+
+def test_resampled_ap_is_that_of_the_evaluation_and_counts_a_picture_as_often_as_it_is_drawn():
+    results, truth = detections_of(0)
+    partners = find_partners(results, truth, 2)
+    once, drawn = np.ones((1, 6), dtype=int), np.array([[2, 0, 1, 1, 0, 3]])
+    assert compare_arms.resampled_ap50(partners, 2, once)[0] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP"])
+    several = [(f"{id}-{copy}", id) for id, times in zip(sorted(truth), drawn[0], strict=True) for copy in range(times)]
+    repeated = evaluate_detections({new: results[id] for new, id in several}, {new: truth[id] for new, id in several}, ["a", "b"])["mAP"]
+    assert compare_arms.resampled_ap50(partners, 2, drawn)[0] == pytest.approx(repeated)
+    assert compare_arms.resampled_ap50(find_partners({}, truth, 2), 2, once)[0] == 0
+    measured = compare_arms.measure(results, truth, 2, once)
+    assert measured["ap"] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP_50_95"]) and 0 < measured["recall"] <= 1
+    assert compare_arms.measure({}, truth, 2, once)["recall"] == 0
+
+
+def test_the_gap_and_its_intervals_by_hand():
+    def seeds(*values):
+        return [{"ap50": np.full(1001, value), "ap": value / 2, "recall": value} for value in values]
+    rows = compare_arms.compare({"A+": seeds(0.4, 0.4), "B": seeds(0.5, 0.5), "D": seeds(0.55, 0.65), "F": seeds(0.8, 0.8)})
+    assert rows["B"]["gap_closed"] == pytest.approx(0.25) and rows["B"]["gap_closed_interval"] == pytest.approx([0.25, 0.25])
+    assert rows["D"]["ap50"] == pytest.approx(0.6) and rows["D"]["gap_closed_interval"] == pytest.approx([0.375, 0.625])
+    assert rows["D"]["over_b_interval"] == pytest.approx([0.05, 0.15]) and rows["F"]["gap_closed"] is None and rows["A+"]["over_b"] == pytest.approx(-0.1)
+    alone = compare_arms.compare({"A": seeds(0.4)})["A"]
+    assert alone["gap_closed"] is None and alone["over_b"] is None and alone["ap"] == 0.2
+    text = compare_arms.format_arms(rows)
+    assert "25% [25%, 25%]" in text and "+0.100 [+0.050, +0.150]" in text
+    same = compare_arms.compare({"A+": seeds(0.4), "C": seeds(0.4), "F": seeds(0.4)})["C"]
+    assert same["gap_closed"] is None and same["gap_closed_interval"] is None

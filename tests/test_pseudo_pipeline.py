@@ -1,0 +1,206 @@
+"""From checkpoints to features, and the whole experiment, on a network that finds coloured shapes and on one of seconds."""
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from colour_network import ColourNetwork, colour_checkpoint, refusal
+from conftest import make_voc
+from test_train_voc import TINY
+from torch import nn
+
+import train_coco
+from dataset.coco import COCODataset
+from dataset.voc import VOCDataset
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from model import build_model
+from model.config import FCOSConfig
+from pseudo_label import extract_features, make_folds, make_partial, query_nearest_neighbors, run_pipeline
+from pseudo_label.labels import read_labels
+
+
+class WithPyramid(ColourNetwork):
+    """Its features are the mean colours, so that what looks alike is alike."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.fpn = nn.ModuleList([nn.AvgPool2d(8), nn.AvgPool2d(16)])
+        self.fpn.forward = lambda images: [pool(images) for pool in self.fpn]
+
+    def forward(self, images, image_sizes):
+        self.fpn(images.float())
+        return super().forward(images, image_sizes)
+
+
+@pytest.fixture
+def colours(tmp_path, monkeypatch):
+    """(VOC folder with one object a picture, partial.json with half of them, images, checkpoint) of a detector that finds all."""
+    folder = make_voc(tmp_path / "voc", n=24, max_objects=1)
+    make_partial.main([str(folder), "--output", str(tmp_path / "partial.json")])
+    checkpoint = colour_checkpoint(tmp_path / "colour.pth", monkeypatch)
+    monkeypatch.setattr("model.build_model", WithPyramid)
+    return folder, tmp_path / "partial.json", folder / "JPEGImages", checkpoint
+
+
+def test_a_pooled_feature_is_that_of_the_level_of_its_size():
+    levels = [torch.zeros(2, 32, 32), torch.zeros(2, 16, 16), torch.zeros(2, 8, 8)]         # strides 8, 16, 32 of a picture of 256 px
+    levels[0][0], levels[1][1], levels[2][:] = 3, 5, 1
+    levels[0][1, 0, 0] = 100                                                              # outside all boxes
+    boxes = torch.tensor([[100.0, 100, 228, 120], [100, 100, 229, 120], [0, 0, 256, 256], [100, 100, 101, 101], [-900, 0, 900, 256]])
+    features = extract_features.box_features(levels, boxes, 256)
+    assert features.dtype == torch.float16 and features.shape == (5, 2)
+    diagonal = math.sqrt(0.5)
+    assert torch.allclose(features.float(), torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0], [diagonal, diagonal]]), atol=1e-3)
+    assert extract_features.box_features(levels, torch.zeros(0, 4), 256).shape == (0, 2)
+
+
+def test_class_score_and_quality_stand_apart_and_make_the_score(tmp_path):
+    folder = make_voc(tmp_path / "voc", n=8)
+    for rule, made in (("sqrt", lambda cls, ctr: math.sqrt(cls * ctr)), ("product", lambda cls, ctr: cls * ctr)):
+        torch.manual_seed(0)
+        config = FCOSConfig(num_classes=2, backbone="regnet_x_400mf", fpn_channels=32, head_convs=1, score_threshold=0.001, score_rule=rule, max_detections=5).asdict()
+        network = build_model(config)
+        nn.init.normal_(network.head.cls_logits.weight, std=0.3)
+        path = tmp_path / f"{rule}.pth"
+        save_checkpoint(path, {"config": config, "model": network.state_dict(), "classes": ["slab", "disc"], "score_threshold": 0.3,
+                               "metrics": {}, "input": {"min_size": 64, "max_size": 96, "tile": None}})
+        output = tmp_path / rule
+        extract_features.main([str(folder), "--checkpoint", str(path), "--output", str(output), "--workers", "0", "--device", "cpu", "--batch-size", "3"])
+        detections, arrays = query_nearest_neighbors.read_found(output)
+        assert len(detections) == 20 and [each["id"] for each in detections] == list(range(20))
+        assert all(each["score"] == pytest.approx(made(each["cls"], each["ctr"]), abs=2e-5) for each in detections)
+        assert len({each["ctr"] for each in detections}) > 10 and {each["image_id"] for each in detections} == {1, 2, 3, 4}
+        lengths = np.linalg.norm(np.concatenate([arrays["detections"], arrays["kept"]]).astype(float), axis=1)
+        assert arrays["detections"].dtype == np.float16 and arrays["detections"].shape == (20, 32) and np.allclose(lengths, 1, atol=2e-3)
+        labels = read_labels(folder).contents["annotations"]
+        assert arrays["kept_ids"].tolist() == [each["id"] for each in labels]
+        assert arrays["kept"].nbytes == len(labels) * 64                # where seed 000 kept 50 KB a box, in a file of its own
+
+
+def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_class(colours, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    folder, partial, images, checkpoint = colours
+    words = [partial, "--images", images, "--checkpoint", checkpoint, "--output", tmp_path / "found", "--workers", 0, "--device", "cpu"]
+    extract_features.main([str(word) for word in words])
+    found = json.loads((tmp_path / "found/detections.json").read_text())
+    full = read_labels(folder).contents["annotations"]
+    assert len(found) == len(full) == 12 and {each["ctr"] for each in found} == {1.0}
+    for one, other in zip(found, full, strict=True):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=4)
+    query_nearest_neighbors.main([str(tmp_path / "found"), "--output", str(tmp_path / "n.json")])
+    near, kept = json.loads((tmp_path / "n.json").read_text()), {each["id"]: each for each in read_labels(partial).contents["annotations"]}
+    assert all(each["category_id"] == kept[each["nn_ids"][0]]["category_id"] and each["nn_distances"][0] < 0.05 for each in near)
+    tiled = colour_state(tmp_path / "tiled.pth", checkpoint, input={"min_size": 96, "max_size": 200, "tile": 64})
+    assert "detects in tiles of 64 px" in refusal(extract_features.main, [*words[:4], tiled, *words[5:]], capsys)
+    strange = colour_state(tmp_path / "strange.pth", checkpoint, classes=["disc", "cup"])
+    assert "finds the class 'cup'" in refusal(extract_features.main, [*words[:4], strange, *words[5:]], capsys)
+    assert "needs --images DIR" in refusal(extract_features.main, [partial, *words[3:]], capsys)
+
+
+def colour_state(path, checkpoint, **changes):
+    save_checkpoint(path, {**load_checkpoint(checkpoint), **changes})
+    return path
+
+
+def test_each_fold_is_predicted_by_its_own_teacher(colours, tmp_path, capsys):
+    _, partial, images, checkpoint = colours
+    other = colour_state(tmp_path / "other.pth", checkpoint, metrics={"other": 1})
+    make_folds.main([str(partial), "--output", str(tmp_path / "folds")])
+    folds = tmp_path / "folds/folds.json"
+    words = [partial, "--images", images, "--folds", folds, "--output", tmp_path / "found", "--workers", 0, "--device", "cpu"]
+    extract_features.main([str(word) for word in (*words, "--checkpoint", checkpoint, other)])
+    detections, arrays = query_nearest_neighbors.read_found(tmp_path / "found")
+    first = json.loads(folds.read_text())["folds"][0]
+    names = [extract_features.file_digest(file)[:12] for file in (checkpoint, other)]
+    assert [each["teacher"] for each in detections] == [names[each["image_id"] not in first] for each in detections] and len({*names}) == 2
+    image_of = {each["id"]: each["image_id"] for each in read_labels(partial).contents["annotations"]}
+    assert arrays["kept_teachers"].tolist() == [names[image_of[id] not in first] for id in arrays["kept_ids"].tolist()]
+    assert "several need --folds" in refusal(extract_features.main, [*words[:3], *words[5:], "--checkpoint", checkpoint, other], capsys)
+    assert "has 2 folds, but --checkpoint names 1" in refusal(extract_features.main, [*words, "--checkpoint", checkpoint], capsys)
+    folds.write_text(json.dumps({"folds": [first, first]}))
+    assert "must hold each of the 12 pictures" in refusal(extract_features.main, [*words, "--checkpoint", checkpoint, other], capsys)
+    folds.write_text("[]")
+    assert "as make_folds writes it" in refusal(extract_features.main, [*words, "--checkpoint", checkpoint, other], capsys)
+
+
+@pytest.fixture
+def pretended(colours, monkeypatch):
+    """(VOC folder, list of the words of each training): train_coco.main writes the checkpoint that finds all colours."""
+    folder, _, _, checkpoint = colours
+    calls = []
+
+    def main(argv):
+        calls.append(argv)
+        flags = train_coco.parse_flags(argv)[0]
+        run = Path(flags.output)
+        run.mkdir(parents=True)
+        (run / "metrics.csv").write_text("epoch,step,seconds,loss\n1,10,60,2\n2,20,120,1\n")
+        for name in ("last.pth", "best.pth"):
+            colour_state(run / name, checkpoint, metrics={"run": run.name})
+    monkeypatch.setattr(train_coco, "main", main)
+    return folder, calls
+
+
+def value_of(words, flag):
+    return words[words.index(flag) + 1]
+
+
+def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, capsys):
+    folder, calls = pretended
+    words = [folder, "--keep", "0.5", "--output", tmp_path / "out", "--seeds", 0, 1, "--", *TINY, "--workers", "0"]
+    run_pipeline.main([str(word) for word in words])
+    printed, out = capsys.readouterr().out, tmp_path / "out"
+    assert [Path(value_of(call, "--output")).relative_to(out).as_posix() for call in calls] == [
+        f"seed-{seed}/{run}" for seed in (0, 1) for run in ("A", "A+", "B", "teacher-0", "teacher-1", "C", "D", "F")]
+    assert {(value_of(call, "--seed"), value_of(call, "--val-json")) for call in calls} == {("0", "none"), ("1", "none")}
+    flags = {Path(value_of(call, "--output")).name: train_coco.parse_flags(call)[0] for call in calls[:8]}
+    assert {name: (own.strong_view, own.pseudo_weight, own.teacher, own.ema > 0) for name, own in flags.items()} == {
+        "A": (None, 1, "none", False), "A+": (True, 1, "none", True), "B": (True, 0.5, "none", True), "C": (True, 1, "none", True),
+        "D": (True, 1, "ema", True), "F": (True, 1, "none", True), "teacher-0": (True, 1, "none", True), "teacher-1": (True, 1, "none", True)}
+    trained_on = {Path(value_of(call, "--output")).name: read_labels(value_of(call, "--train-json")).contents for call in calls[:8]}
+    labels = {name: len(contents["annotations"]) for name, contents in trained_on.items()}
+    assert labels["F"] == 12 and labels["A"] == labels["A+"] == labels["D"] == labels["teacher-0"] + labels["teacher-1"] < 8
+    assert labels["B"] == labels["C"] == 12 and all(len(trained_on[name]["images"]) == 12 for name in ("A", "A+", "B", "C", "D", "F"))
+    for name, weight in (("B", 0.5), ("C", 1)):         # as the data room reads what the arms train on
+        dataset = COCODataset(out / f"seed-0/pseudo-{name}.json", folder / "JPEGImages", pseudo_weight=weight)
+        targets = [dataset.target(index) for index in range(12)]
+        pseudo = torch.cat([target["pseudo"] for target in targets])
+        weights = torch.cat([target["weights"] for target in targets])
+        assert int(pseudo.sum()) == 12 - labels["A"] and (weights[~pseudo] == 1).all() and (weights[pseudo] > 0.49).all() and (weights[pseudo] < 1).all()
+    results = json.loads((out / "results.json").read_text())
+    assert {*results["arms"]} == {"A", "A+", "B", "C", "D", "F"} and results["arms"]["C"]["minutes"] == 6 and results["arms"]["B"]["minutes"] == 4
+    assert results["arms"]["D"]["ap50"] > 0.9 and results["arms"]["C"]["over_b"] == 0 and results["arms"]["A"]["steps"] == 20
+    table = (out / "table.md").read_text()
+    assert table.strip() in printed and "| C   | pseudo labels of cross-fitted teachers" in table
+    assert list((out / "seed-0/drawn-C").glob("*.png")) and json.loads((out / "seed-1/quality-B.json").read_text())["as_seed"]["fp"] == 0
+    calls.clear()
+    run_pipeline.main([str(word) for word in words])
+    assert not calls and json.loads((out / "results.json").read_text()) == results
+    assert "holds an experiment with keep 0.5, not 0.4" in refusal(run_pipeline.main, [folder, "--keep", 0.4, *words[3:]], capsys)
+
+
+def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
+    folder, partial, images, _ = colours
+    output = ["--output", tmp_path / "out"]
+    assert "arm A: train_coco.py does not know --no-such" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--", "--no-such", 3], capsys)
+    assert "needs another one to judge on" in refusal(run_pipeline.main, [partial, *output, "--arms", "A", "--images", images], capsys)
+    assert "has no split 'none'" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--test-split", "none"], capsys)
+
+
+def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path, monkeypatch):
+    folder = make_voc(tmp_path / "voc", n=16)
+    words = [str(folder), "--arms", "D", "--output", str(tmp_path / "out"), "--", *TINY, "--workers", "0"]
+    run_pipeline.main(words)
+    run = tmp_path / "out/seed-0/D"
+    before = load_checkpoint(run / "last.pth")
+    assert before["flags"]["teacher"] == "ema" and before["flags"]["val_json"] == "none" and before["classes"] == VOCDataset(folder, "train").classes
+    assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"D"}
+    assert run_pipeline.last_row(run / "metrics.csv")["step"] == "4"
+    (run / "best.pth").unlink()                     # as if it had been broken off
+    calls = []
+    monkeypatch.setattr(train_coco, "main", calls.append)
+    run_pipeline.main(words)
+    assert calls == [["--resume", str(run / "last.pth")]]
