@@ -43,6 +43,7 @@ class FasterRCNN(nn.Module):
         if targets is None:
             proposals = self.rpn.propose(outputs, anchors, level_sizes, image_sizes, self.config.proposals)
             return self.detect(pyramid, proposals, image_sizes)
+        targets = zones_as_regions(targets)
         proposals = self.rpn.propose(outputs, anchors, level_sizes, image_sizes, self.config.training_proposals)
         losses = self.rpn.loss(outputs, anchors, self.rpn.assign(anchors, targets), targets)
         samples = self.box_head.samples(proposals, targets)
@@ -58,12 +59,18 @@ class FasterRCNN(nn.Module):
     def assigned(self, images: Tensor, image_sizes: Tensor, targets: dict) -> list[dict]:
         """[{"name": "RPN P3" ... and "proposals", "boxes" [B, N, 4] input pixels, "matched_gt" int64 [B, N]}]: which anchor and which
         proposal answers for which gt row; -1 background, -2 ignored."""
+        targets = zones_as_regions(targets)
         _, outputs, anchors, level_sizes = self.look(images, image_sizes)
         proposals = self.rpn.propose(outputs, anchors, level_sizes, image_sizes, self.config.training_proposals)
         levels = zip(anchors.split(level_sizes), self.rpn.assign(anchors, targets).split(level_sizes, 1), strict=True)
         return [*({"name": f"RPN P{self.config.finest + number}", "boxes": boxes.expand(len(images), -1, -1), "matched_gt": matched_gt}
                   for number, (boxes, matched_gt) in enumerate(levels)),
                 {"name": "proposals", "boxes": proposals[0], "matched_gt": self.box_head.assign(proposals, targets)}]
+
+
+def zones_as_regions(targets: dict) -> dict:
+    """An anchor and a sample have one answer, not one a class: what leaves a class open for FCOS (zone_ignore) leaves them out."""
+    return targets | {"ignore": targets["ignore"] | targets["zone_ignore"]} if "zone_ignore" in targets else targets
 
 
 class MaskRCNN(FasterRCNN):

@@ -262,3 +262,11 @@ def test_what_each_anchor_and_proposal_was_assigned_to_is_told():
         assert part["boxes"].shape == (*part["matched_gt"].shape, 4) and part["boxes"].shape[0] == 2
         assert (part["matched_gt"][1] < 0).all() and (part["matched_gt"] < 2).all()
     assert {row for part in parts[:5] for row in part["matched_gt"][0].tolist()} >= {-1, 0, 1}
+
+
+def test_an_ignore_zone_is_no_object_and_leaves_out_what_it_covers():
+    network, zone = small_model(model="faster_rcnn"), torch.tensor([[False, True]] * 2)
+    given = targets(labels=((1, 2), (1, 2)))
+    by_zone, by_region = (network.assigned(IMAGES, SIZES, given | {name: zone}) for name in ("zone_ignore", "ignore"))
+    assert all(torch.equal(one["matched_gt"], other["matched_gt"]) for one, other in zip(by_zone, by_region, strict=True))
+    assert not any((level["matched_gt"] == 1).any() for level in by_zone) and any((level["matched_gt"] == -2).any() for level in by_zone)
