@@ -491,7 +491,7 @@ def test_training_opens_the_masks_that_the_network_needs_and_hands_them_over(mas
     _, path, images = mask_network
     monkeypatch.undo()
     seen, forward = [], FCOS.forward
-    monkeypatch.setattr("model.fcos.FCOS.needs_masks", True)
+    monkeypatch.setattr("model.needs_masks", lambda name: True)
     monkeypatch.setattr("model.fcos.FCOS.forward", lambda self, *arguments: (seen.append(arguments), forward(self, *arguments))[1])
     train_coco.main(["--train-json", str(path), "--train-images", str(images), "--output", str(tmp_path / "run"), "--max-steps", "1", "--epochs", "1",
                      "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--backbone", "resnet18", "--weights", "none", "--channels", "32",
