@@ -127,14 +127,14 @@ def draw_level(picture, gt_boxes, boxes, matched_gt, colours):
     tiles = bool(((sides - sides[:1]).abs() < 1).all() and after.any(1).all())
     for row in [*(matched_gt == -2).nonzero().flatten().tolist(), *(matched_gt >= 0).nonzero().flatten().tolist()]:
         (x1, y1, x2, y2), gt = boxes[row].tolist(), int(matched_gt[row])
-        colour, middle = GREY if gt < 0 else colours[gt], ((x1 + x2) / 2, (y1 + y2) / 2)
+        colour, x, y, radius = GREY if gt < 0 else colours[gt], (x1 + x2) / 2, (y1 + y2) / 2, 1 + (gt >= 0)
         if tiles:
             cell = x1 + 1, y1 + 1, max(x1 + 1, x2 - 1), max(y1 + 1, y2 - 1)
             draw.rectangle(cell, fill=(*colour, 120), outline=(*colour, 255) if gt >= 0 else None)
         elif gt >= 0:
             draw.rectangle((x1, y1, x2, y2), outline=(*colour, 255), width=2)
         if not tiles or gt >= 0 and x2 - x1 > 12:
-            draw.circle(middle, 1 + (gt >= 0), fill=(*colour, 255))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
     for gt in matched_gt[matched_gt >= 0].unique().tolist():
         draw_dashes(draw, [round(edge) for edge in gt_boxes[gt].tolist()], colours[gt], width=2, dash=6)
     return Image.alpha_composite(pale.convert("RGBA"), layer).convert("RGB")
