@@ -72,6 +72,12 @@ def test_samples_of_voc_and_coco_folders_are_drawn_with_the_flags_of_training(vo
     assert len(list((tmp_path / "coco").glob("*.png"))) == 1
 
 
+def test_anchors_and_proposals_of_two_stages_are_drawn(voc_folder, tmp_path):
+    show_targets.main(["--data", str(voc_folder), "--output", str(tmp_path / "two"), "--model", "faster_rcnn", "--pyramid", "p3-p5", *SMALL[:6],
+                       "--channels", "32", "--pictures", "1"])
+    assert Image.open(*(tmp_path / "two").glob("*.png")).height > 600
+
+
 def test_a_checkpoint_brings_its_network_and_its_flags(voc_folder, tmp_path):
     from engine.checkpoint import load_checkpoint, save_checkpoint
     file = tmp_path / "best.pth"

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from engine.flags import MODEL_FLAGS, OF_THIS_CALL, Parser, add_training_flags, every_size, file_words, number, read_training_flags  # noqa: E402
 from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
-from model.config import PRESETS  # noqa: E402
+from model.config import MODELS, PRESETS  # noqa: E402
 
 PANEL = 640                     # px, longer side of each picture on the sheet
 GREY, WHITE = (110, 110, 110), (255, 255, 255)
@@ -47,13 +47,13 @@ def parse_flags(argv):
         add(name, help=argparse.SUPPRESS)
     add("--pictures", type=number(int, 1), default=4, metavar="N", help="training samples to draw")
     add("--checkpoint", metavar="FILE", help="a trained network")
-    add_training_flags(parser, data, "targets", PRESETS)
+    add_training_flags(parser, data, "targets", MODELS, PRESETS)
     argv, checkpoint, words = sys.argv[1:] if argv is None else list(argv), None, []
     if file := parser.parse_args(argv).checkpoint:
         checkpoint = load_checkpoint(file)
         known = vars(parser.parse_args([])).keys() - {*OF_THIS_CALL}
         words = file_words(parser, {name: value for name, value in checkpoint.get("flags", {}).items() if name in known}, file)
-    return read_training_flags(parser, words + argv, ROOT / "checkpoint", PRESETS)[0], checkpoint
+    return read_training_flags(parser, words + argv, ROOT / "checkpoint", MODELS, PRESETS)[0], checkpoint
 
 
 def open_data(flags, classes):
@@ -76,11 +76,10 @@ def open_data(flags, classes):
 
 def build_network(flags, checkpoint, num_classes):
     from model import build_model, load_model
-    from model.config import FCOSConfig
     if checkpoint:
         return load_model(checkpoint["config"], checkpoint["model"])
-    config = FCOSConfig(num_classes=num_classes, model=flags.model, **{field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items()})
-    return build_model(config.asdict()).eval()
+    fields = {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
+    return build_model({"num_classes": num_classes, "model": flags.model, **fields}).eval()
 
 
 def draw_targets(image, boxes, names, ignore, levels):
