@@ -17,11 +17,9 @@ doubles     positives that overlap a kept box of their class with an IoU above 0
 
 This is the one stage that looks at dropped labels; nothing it finds may be used to choose what is trained.
 """
-import json
-
 from engine.flags import Parser
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, human, is_neutral, missing_labels, read_labels
+from pseudo_label.labels import add_place, by_image, human, is_neutral, missing_labels, read_labels, write_json
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, float("inf")))
 IOU_THRESHOLDS = (0.5, 0.75)
@@ -190,8 +188,7 @@ def main(argv: list | None = None) -> None:
         result = evaluate(contents, full, flags.source, flags.full)
         print(format_quality(result))
         if flags.output:
-            with open(flags.output, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=1)
+            write_json(flags.output, result, indent=1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels
+from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels, write_json
 
 CELLS = 16          # longest side of a box, in cells of the level that its feature comes from
 POOLED = 7          # samples along each side of a box
@@ -158,7 +158,7 @@ def write_found(detections: list, arrays: dict, output, features=True) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if features:
         np.savez(output / "features.npz", **arrays)
-    (output / "detections.json").write_text(json.dumps(detections), encoding="utf-8")
+    write_json(output / "detections.json", detections)
 
 
 def main(argv: list | None = None) -> None:

@@ -12,7 +12,7 @@ precision   probability that an object is there >= --positive            probabi
 
 count and precision need the share of the objects that are labelled: --keep-rate, or it is estimated from the detections, for
 which these must be those of a teacher that did not train on the same pictures (--folds of extract_features). precision looks at
-no label that was dropped: a class's detections of one score hit a kept box as often as boxes are kept times as often as they are real.
+no label that was dropped: how often a class's detections of some score lie on a kept box says how many of the others are real.
 
 Humans' labels stay as they are; pseudo labels that the source has already are replaced. What a pseudo label says of itself:
 pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with --pseudo-weight.

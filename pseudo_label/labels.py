@@ -13,6 +13,7 @@ teacher    the beginning of the SHA-256 of the checkpoint that found it
 import hashlib
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def write_labels(contents: dict, output, images, split: str) -> None:
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".json":
-        output.write_text(json.dumps(contents), encoding="utf-8")
+        write_json(output, contents)
         return
     if images is None:
         raise ValueError(f"--output {output}: a folder in VOC layout gets copies of the pictures, for which a json needs --images DIR")
@@ -122,7 +123,15 @@ def write_labels(contents: dict, output, images, split: str) -> None:
                 ElementTree.SubElement(element, tag).text = "1" if annotation[tag] is True else str(annotation[tag])
         ElementTree.indent(tree)
         tree.write(xml, encoding="unicode")
-    (output / INFO).write_text(json.dumps(contents.get("info", {}), indent=1), encoding="utf-8")
+    write_json(output / INFO, contents.get("info", {}), indent=1)
+
+
+def write_json(path, value, indent=None) -> None:
+    """Renamed into place when it is whole, so that a file that is there can be relied on."""
+    path = Path(path)
+    part = path.with_name(path.name + ".partial")
+    part.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+    os.replace(part, path)
 
 
 def refuse_existing(output) -> None:

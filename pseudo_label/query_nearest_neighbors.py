@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
+from pseudo_label.labels import write_json
 
 
 def read_found(folder) -> tuple[list, dict]:
@@ -73,7 +74,7 @@ def main(argv: list | None = None) -> None:
     with one_sentence_errors():
         detections, arrays = read_found(flags.found)
         result = neighbors(detections, arrays, flags.k)
-        Path(flags.output).write_text(json.dumps(result), encoding="utf-8")
+        write_json(flags.output, result)
         agree = sum(each["category_id"] in each["nn_category_ids"][:1] for each in result)
         print(f"{len(result)} detections, {len(arrays['kept_ids'])} labels; the nearest is of the same class for {agree}; {flags.output}")
 

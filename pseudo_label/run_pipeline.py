@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, missing_labels, read_labels, write_labels
+from pseudo_label.labels import add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
 
@@ -86,7 +86,7 @@ class Experiment:
         def drop():
             full = read_labels(self.folder.parent / "train.json")
             partial, how = make_partial(full.contents, full.sha256, self.flags.protocol, self.flags.keep, self.seed)
-            sidecar_of(path).write_text(json.dumps(how, indent=1), encoding="utf-8")
+            write_json(sidecar_of(path), how, indent=1)
             write_labels(partial, path, self.images, self.flags.split)
         return self.once(path, drop)
 
@@ -117,7 +117,7 @@ class Experiment:
             result = generate(contents, detections, policy, Options(keep_rate=self.flags.keep_rate))
             quality = evaluate(result, full)
             print(told(result, path), format_quality(quality), sep="\n")
-            (self.folder / f"quality-{name}.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
+            write_json(self.folder / f"quality-{name}.json", quality, indent=1)
             draw_pictures(result, missing_labels(result, full, path, "train.json"), self.images, self.folder / f"drawn-{name}", 12)
             write_labels(result, path, self.images, self.flags.split)
         return self.once(path, choose)
@@ -135,7 +135,7 @@ class Experiment:
         from util.boxes import xywh_to_xyxy
         dataset, path = self.test, self.folder / name / "test_detections.json"
         checkpoint = self.arm(name)
-        self.once(path, lambda: path.write_text(json.dumps(predict_test(checkpoint, dataset, self.settings)), encoding="utf-8"))
+        self.once(path, lambda: write_json(path, predict_test(checkpoint, dataset, self.settings)))
         found = {id: [] for id in dataset.ids}
         for each in json.loads(path.read_text(encoding="utf-8")):
             found[str(each["image_id"])].append((*each["bbox"], each["score"], dataset.category_ids.index(each["category_id"])))
@@ -186,7 +186,7 @@ def settle(output: Path, settings: dict) -> None:
         if before.get(name) != value:
             raise ValueError(f"--output {output}: holds an experiment with {name} {before.get(name)}, not {value}; name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_json(path, settings, indent=1)
 
 
 def run(flags: argparse.Namespace, words: list) -> dict:
@@ -226,7 +226,7 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     rows = {name: {**row, "what": ARMS[name].what, "steps": costs[name][0][0], "minutes": minutes[name]}
             for name, row in compare(measured).items()}
     table = format_arms(rows)
-    (output / "results.json").write_text(json.dumps({"seeds": flags.seeds, "arms": rows}, indent=1), encoding="utf-8")
+    write_json(output / "results.json", {"seeds": flags.seeds, "arms": rows}, indent=1)
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}\n\n{len(test_set)} test pictures, {len(flags.seeds)} seeds; {output}")
     if failed:
