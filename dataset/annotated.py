@@ -17,6 +17,9 @@ def unknown_class(name, classes):
     return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
 
 
+ORIGIN_KEYS = ("ispseudo", "score", "p_real", "weight", "zone")
+
+
 class Origin(NamedTuple):
     """Whose label an object has, and how much it counts."""
     pseudo: bool = False        # a network's
@@ -48,12 +51,10 @@ def read_origin(written):
             raise ValueError(f"{name} is {value!r}, must be a number {'of 0 or more' if math.isinf(high) else f'in 0..{high}'}")
         return found
 
-    number("score", 1), number("p_real", 1)
+    for name in ("score", "p_real"):
+        number(name, 1)
     return Origin(chosen("ispseudo", {"true": True, "false": False, "1": True, "0": False}, False), number("weight", math.inf),
                   chosen("zone", {"positive": False, "ignore": True}, False))
-
-
-ORIGIN_KEYS = ("ispseudo", "score", "p_real", "weight", "zone")
 
 
 class AnnotatedPictures:
@@ -81,7 +82,8 @@ class AnnotatedPictures:
     def _finish(self, where, classes, skip_bad, pseudo_weight):
         """Pseudo labels weigh `pseudo_weight` times what is written.
 
-        Raises ValueError, naming `where`, if something was bad and skip_bad is False, or if no picture is left."""
+        Raises ValueError, naming `where`, if something was bad and skip_bad is False, or if no picture is left.
+        """
         if self.skipped and not skip_bad:
             others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
