@@ -44,13 +44,13 @@ def read_detections(path, contents: dict) -> list:
 
 
 def generate(contents: dict, detections: list, policy: str, options, first_id: int | None = None) -> dict:
-    """The contents with pseudo labels instead of those before. Raises ValueError where not one is positive."""
+    """The contents with pseudo labels instead of those before; they may all be zones to ignore. Raises ValueError where there is none."""
     from pseudo_label import policies
     kept = human(contents)
     chosen, told = policies.POLICIES[policy]({**contents, "annotations": kept}, detections, options)
-    if not any(more.get("zone", "positive") == "positive" for _, more in chosen):
+    if not chosen:
         best = max((each["score"] for each in detections), default=0)
-        raise ValueError(f"policy {policy} makes not one positive pseudo label of {len(detections)} detections (best score {best:.3f}; "
+        raise ValueError(f"policy {policy} makes not one pseudo label of {len(detections)} detections (best score {best:.3f}; "
                          f"{', '.join(f'{name} {value:.3g}' for name, value in told.items())}); training on none would be training as before")
     used = [int(each["id"]) for each in kept if str(each["id"]).isdigit()]
     start = first_id or max([contents["info"].get("partial", {}).get("first_id", 1), *(id + 1 for id in used)])

@@ -187,7 +187,7 @@ def test_an_arm_without_pseudo_labels_is_refused_after_the_others(pretended, tmp
     words = [folder, "--keep", 1, "--keep-rate", 1, "--output", tmp_path / "out", "--arms", "A", "C", "F", "--", *TINY, "--workers", "0"]
     with pytest.raises(SystemExit, match="2"):
         run_pipeline.main([str(word) for word in words])
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: arm C, seed 0: policy precision makes not one positive pseudo label")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: arm C, seed 0: policy precision makes not one pseudo label")
     assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"A", "F"}
 
 
