@@ -21,8 +21,9 @@ def measure(detections: dict, truth: dict, num_classes: int, counts: np.ndarray)
     partners = find_partners(detections, truth, num_classes)
     curves = [class_curves(partners, num_classes, threshold) for threshold in IOU_THRESHOLDS]
     aps = [[area_ap(curve.precision, curve.recall) if curve else None for curve in each] for each in curves]
-    recalls = [float(curve.recall[:np.searchsorted(-curve.scores, -FIXED_SCORE, side="right")].max(initial=0)) if curve else None for curve in curves[0]]
-    return {"ap50": resampled_ap50(partners, num_classes, counts), "ap": mean_of_known([mean_of_known(each) for each in aps]), "recall": mean_of_known(recalls)}
+    recalls = [float(curve.recall[curve.scores >= FIXED_SCORE].max(initial=0)) if curve else None for curve in curves[0]]
+    return {"ap50": resampled_ap50(partners, num_classes, counts), "ap": mean_of_known([mean_of_known(each) for each in aps]),
+            "recall": mean_of_known(recalls)}
 
 
 def resampled_ap50(partners, num_classes: int, counts: np.ndarray) -> np.ndarray:
@@ -69,8 +70,9 @@ def compare(measured: dict) -> dict:
         if {"A+", "F"} <= ap50.keys() and arm not in ("A+", "F"):
             with np.errstate(divide="ignore", invalid="ignore"):
                 gap = (values - ap50["A+"]) / (ap50["F"] - ap50["A+"])
-        rows[arm] = {**with_interval("ap50", values), **{key: mean_of_known([each[key] for each in measured[arm]]) for key in ("ap", "recall")},
-                     **with_interval("gap_closed", gap), **with_interval("over_b", values - ap50["B"] if "B" in ap50 and arm != "B" else None)}
+        over_b = values - ap50["B"] if "B" in ap50 and arm != "B" else None
+        rows[arm] = {**with_interval("ap50", values), **with_interval("gap_closed", gap), **with_interval("over_b", over_b),
+                     **{key: mean_of_known([each[key] for each in measured[arm]]) for key in ("ap", "recall")}}
     return rows
 
 

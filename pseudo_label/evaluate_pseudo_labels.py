@@ -17,11 +17,9 @@ doubles     positives that overlap a kept box of their class with an IoU above 0
 
 This is the one stage that looks at dropped labels; nothing it finds may be used to choose what is trained.
 """
-import json
-
 from engine.flags import Parser
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, human, is_neutral, missing_labels, read_labels
+from pseudo_label.labels import add_place, by_image, human, is_neutral, missing_labels, read_labels, write_json
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, float("inf")))
 IOU_THRESHOLDS = (0.5, 0.75)
@@ -34,8 +32,9 @@ def quality(tp: int, fp: int, fn: int, iou_sum: float) -> dict:
     """The numbers of one row; None where there is nothing to divide by."""
     def share(value, count):
         return value / count if count else None
-    return {"missing": tp + fn, "pseudo": tp + fp, "tp": tp, "fp": fp, "fn": fn, "precision": share(tp, tp + fp), "recall": share(tp, tp + fn),
-            "f1": share(2 * tp, 2 * tp + fp + fn), "mean_iou": share(iou_sum, tp), "pq": share(iou_sum, tp + fp / 2 + fn / 2)}
+    return {"missing": tp + fn, "pseudo": tp + fp, "tp": tp, "fp": fp, "fn": fn,
+            "precision": share(tp, tp + fp), "recall": share(tp, tp + fn), "f1": share(2 * tp, 2 * tp + fp + fn),
+            "mean_iou": share(iou_sum, tp), "pq": share(iou_sum, tp + fp / 2 + fn / 2)}
 
 
 def seed_quality(pseudo: list, missing: list, images: list) -> dict:
@@ -72,11 +71,14 @@ def evaluate(contents: dict, full: dict, name="the pseudo labels", full_name="th
         hit, neither = match(partners, threshold)
         everything = (hit, neither, partners)
         measures[f"iou_{threshold}"] = {
-            "all": quality_where(*everything), "classes": {each: quality_where(*everything, label=label) for label, each in enumerate(classes)},
+            "all": quality_where(*everything),
+            "classes": {each: quality_where(*everything, label=label) for label, each in enumerate(classes)},
             "sizes": {size: quality_where(*everything, areas=areas) for size, *areas in SIZES}}
     curves = class_curves(partners, len(classes), 0.5)
-    return {"by_class": measures, "ap50": mean_of_known([area_ap(curve.precision, curve.recall) if curve else None for curve in curves]),
-            "as_seed": seed_quality(positive, missing, contents["images"]), "ignored": ignored_quality(positive, ignored, missing, contents, full),
+    return {"by_class": measures,
+            "ap50": mean_of_known([area_ap(curve.precision, curve.recall) if curve else None for curve in curves]),
+            "as_seed": seed_quality(positive, missing, contents["images"]),
+            "ignored": ignored_quality(positive, ignored, missing, contents, full),
             "calibration_error": calibration_error(pseudo, missing, contents, full), "doubles": count_doubles(positive, contents)}
 
 
@@ -91,7 +93,8 @@ def partners_of(pseudo: list, missing: list, contents: dict, full: dict):
     def labels_of(entries, categories):
         name_of = {each["id"]: each["name"] for each in categories}
         return torch.tensor([names[name_of[each["category_id"]]] for each in entries], dtype=torch.int64)
-    neutral = [each for each in full["annotations"] if is_neutral(each) and each["image_id"] in {image["id"] for image in contents["images"]}]
+    shown = {image["id"] for image in contents["images"]}
+    neutral = [each for each in full["annotations"] if is_neutral(each) and each["image_id"] in shown]
     pseudo_of, objects_of = (by_image({"images": contents["images"], "annotations": boxes}) for boxes in (pseudo, [*missing, *neutral]))
     detections = {str(id): {"boxes": boxes_of(own), "scores": torch.tensor([float(each.get("score", 1)) for each in own]),
                             "labels": labels_of(own, contents["categories"])} for id, own in pseudo_of.items()}
@@ -122,7 +125,8 @@ def ignored_quality(positive, ignored, missing, contents, full) -> dict:
     partners = partners_of(boxes, missing, contents, full)
     hit, _ = match(partners, 0.5)
     real = int((hit & (partners.scores < 2)).sum())
-    return {"boxes": len(ignored), "real": real / len(ignored) if ignored else None, "recall_with_positives": int(hit.sum()) / len(missing) if missing else None}
+    return {"boxes": len(ignored), "real": real / len(ignored) if ignored else None,
+            "recall_with_positives": int(hit.sum()) / len(missing) if missing else None}
 
 
 def calibration_error(pseudo, missing, contents, full) -> float | None:
@@ -156,19 +160,19 @@ def format_quality(result: dict) -> str:
     """The table for the terminal; "-" where there is nothing to divide by."""
     at_half, at_three_quarters = (result["by_class"][f"iou_{threshold}"] for threshold in IOU_THRESHOLDS)
 
-    def row(name, numbers, strict):
-        return [name, *("-" if value[key] is None else format(value[key], form) for value, columns in ((numbers, COLUMNS), (strict, COLUMNS[7:] if strict else ()))
-                        for key, form in columns)]
+    def cells(numbers, columns=COLUMNS):
+        return ["-" if numbers[key] is None else format(numbers[key], form) for key, form in columns]
     lines = [["", *(key.replace("_", " ") for key, _ in COLUMNS), "F1 at .75", "IoU at .75", "PQ at .75"],
-             row("all", at_half["all"], at_three_quarters["all"]),
-             *(row(name, numbers, at_three_quarters[part][name]) for part in ("classes", "sizes") for name, numbers in at_half[part].items()),
-             [*row("as seed counts", result["as_seed"], {}), "", "", ""]]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+             ["all", *cells(at_half["all"]), *cells(at_three_quarters["all"], COLUMNS[7:])],
+             *([name, *cells(numbers), *cells(at_three_quarters[part][name], COLUMNS[7:])]
+               for part in ("classes", "sizes") for name, numbers in at_half[part].items()),
+             ["as seed counts", *cells(result["as_seed"]), "", "", ""]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
     ignored, known = result["ignored"], lambda value: "-" if value is None else f"{value:.3f}"
-    return "\n".join([*table, f"AP50 of the missing boxes {known(result['ap50'])}; {ignored['boxes']} ignored boxes, of which real {known(ignored['real'])}, "
-                      f"recall with them {known(ignored['recall_with_positives'])}; calibration error {known(result['calibration_error'])}; "
-                      f"{result['doubles']} doubles of kept boxes"])
+    return "\n".join([*table, f"AP50 of the missing boxes {known(result['ap50'])}; {ignored['boxes']} ignored boxes, of which real "
+                      f"{known(ignored['real'])}, recall with them {known(ignored['recall_with_positives'])}; calibration error "
+                      f"{known(result['calibration_error'])}; {result['doubles']} doubles of kept boxes"])
 
 
 def main(argv: list | None = None) -> None:
@@ -184,8 +188,7 @@ def main(argv: list | None = None) -> None:
         result = evaluate(contents, full, flags.source, flags.full)
         print(format_quality(result))
         if flags.output:
-            with open(flags.output, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=1)
+            write_json(flags.output, result, indent=1)
 
 
 if __name__ == "__main__":

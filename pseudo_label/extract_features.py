@@ -20,7 +20,7 @@ from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels
+from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels, write_json
 
 CELLS = 16          # longest side of a box, in cells of the level that its feature comes from
 POOLED = 7          # samples along each side of a box
@@ -59,11 +59,11 @@ def box_features(pyramid: list, boxes, height: int):
 
 
 def teachers_of(contents: dict, checkpoints: list, folds_file=None) -> list:
-    """[(checkpoint file, {image ids})]. Raises ValueError where checkpoints and folds do not fit, or folds do not hold every picture once."""
+    """[(checkpoint file, {image ids})]. Raises ValueError where checkpoints and folds do not fit, or a picture is not in one fold."""
     ids = [image["id"] for image in contents["images"]]
     if folds_file is None:
         if len(checkpoints) > 1:
-            raise ValueError(f"--checkpoint names {len(checkpoints)} files; several need --folds FILE, which says which pictures each is for")
+            raise ValueError(f"--checkpoint names {len(checkpoints)} files; several need --folds FILE, which says what each is for")
         return [(checkpoints[0], {*ids})]
     try:
         folds = json.loads(Path(folds_file).read_text(encoding="utf-8"))["folds"]
@@ -148,7 +148,8 @@ def detections_of(output: dict, boxes, image_id, teacher: str, config, category_
                ((scores ** 2 if root else scores) / cls).tolist(), strict=True)
     return [{"image_id": image_id, "category_id": category_ids[label],
              "bbox": [*(round(value, 3) for value in bbox[:2]), *(max(round(side, 3), 0.001) for side in bbox[2:])],
-             "score": round(score, 6), "cls": round(own, 6), "ctr": round(min(ctr, 1.0), 6), "teacher": teacher} for bbox, label, score, own, ctr in rows]
+             "score": round(score, 6), "cls": round(own, 6), "ctr": round(min(ctr, 1.0), 6), "teacher": teacher}
+            for bbox, label, score, own, ctr in rows]
 
 
 def write_found(detections: list, arrays: dict, output, features=True) -> None:
@@ -157,7 +158,7 @@ def write_found(detections: list, arrays: dict, output, features=True) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if features:
         np.savez(output / "features.npz", **arrays)
-    (output / "detections.json").write_text(json.dumps(detections), encoding="utf-8")
+    write_json(output / "detections.json", detections)
 
 
 def main(argv: list | None = None) -> None:
@@ -176,9 +177,10 @@ def main(argv: list | None = None) -> None:
     with one_sentence_errors():
         labels = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
         teachers = teachers_of(labels.contents, flags.checkpoint, flags.folds)
-        detections, arrays = extract(labels.contents, labels.images, teachers, flags.device, flags.batch_size, flags.workers, not flags.no_features)
+        detections, arrays = extract(labels.contents, labels.images, teachers, flags.device, flags.batch_size, flags.workers,
+                                     not flags.no_features)
         write_found(detections, arrays, flags.output, not flags.no_features)
-        print(f"{len(detections)} detections and {len(arrays['kept_ids'])} labels in {len(labels.contents['images'])} pictures; {flags.output}")
+        print(f"{len(detections)} detections, {len(arrays['kept_ids'])} labels, {len(labels.contents['images'])} pictures; {flags.output}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ precision   probability that an object is there >= --positive            probabi
 
 count and precision need the share of the objects that are labelled: --keep-rate, or it is estimated from the detections, for
 which these must be those of a teacher that did not train on the same pictures (--folds of extract_features). precision looks at
-no label that was dropped: a class's detections of one score hit a kept box as often as boxes are kept times as often as they are real.
+no label that was dropped: how often a class's detections of some score lie on a kept box says how many of the others are real.
 
 Humans' labels stay as they are; pseudo labels that the source has already are replaced. What a pseudo label says of itself:
 pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with --pseudo-weight.
@@ -44,13 +44,13 @@ def read_detections(path, contents: dict) -> list:
 
 
 def generate(contents: dict, detections: list, policy: str, options, first_id: int | None = None) -> dict:
-    """The contents with pseudo labels instead of those before. Raises ValueError where not one is positive."""
+    """The contents with pseudo labels instead of those before; they may all be zones to ignore. Raises ValueError where there is none."""
     from pseudo_label import policies
     kept = human(contents)
     chosen, told = policies.POLICIES[policy]({**contents, "annotations": kept}, detections, options)
-    if not any(more.get("zone", "positive") == "positive" for _, more in chosen):
+    if not chosen:
         best = max((each["score"] for each in detections), default=0)
-        raise ValueError(f"policy {policy} makes not one positive pseudo label of {len(detections)} detections (best score {best:.3f}; "
+        raise ValueError(f"policy {policy} makes not one pseudo label of {len(detections)} detections (best score {best:.3f}; "
                          f"{', '.join(f'{name} {value:.3g}' for name, value in told.items())}); training on none would be training as before")
     used = [int(each["id"]) for each in kept if str(each["id"]).isdigit()]
     start = first_id or max([contents["info"].get("partial", {}).get("first_id", 1), *(id + 1 for id in used)])

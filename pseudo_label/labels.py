@@ -13,13 +13,15 @@ teacher    the beginning of the SHA-256 of the checkpoint that found it
 import hashlib
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 INFO = "info.json"                  # in a VOC folder: what has no place in XML
-TAGS = {"id": int, "ispseudo": lambda text: text.lower() in ("1", "true"), "score": float, "p_real": float, "weight": float, "zone": str, "teacher": str}
+TAGS = {"id": int, "ispseudo": lambda text: text.lower() in ("1", "true"), "score": float, "p_real": float, "weight": float,
+        "zone": str, "teacher": str}
 
 
 class Labels(NamedTuple):
@@ -33,7 +35,8 @@ def add_place(parser) -> None:
     """The flags that say more about a json or a VOC folder."""
     add = parser.add_argument
     add("--images", metavar="DIR", help="the pictures of a json; a VOC folder has its own")
-    add("--split", default="auto", metavar="S", help="list in ImageSets of a VOC folder; all: every XML file; auto: train, or all where it has none")
+    add("--split", default="auto", metavar="S", help="list in ImageSets of a VOC folder; all: every XML file; auto: train, or all "
+        "where there is none")
     add("--skip-bad", action="store_true", help="leave out what cannot be read instead of stopping")
 
 
@@ -49,7 +52,8 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
     for place, annotation in enumerate(contents["annotations"], start=1):
         id, where = annotation.get("id"), f"{source}: annotation {annotation.get('id', f'number {place}')}"
         if id is None or id in seen:
-            raise ValueError(f"{where} must have an id of its own, by which the stages know it, but {'another one has that' if id in seen else 'has none'}")
+            what = "another one has that" if id in seen else "it has none"
+            raise ValueError(f"{where} must have an id of its own, by which the stages know it; {what}")
         seen.add(id)
         trouble = _trouble(annotation, image_ids, category_ids)
         if trouble and not skip_bad:
@@ -98,7 +102,7 @@ def write_labels(contents: dict, output, images, split: str) -> None:
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".json":
-        output.write_text(json.dumps(contents), encoding="utf-8")
+        write_json(output, contents)
         return
     if images is None:
         raise ValueError(f"--output {output}: a folder in VOC layout gets copies of the pictures, for which a json needs --images DIR")
@@ -119,7 +123,15 @@ def write_labels(contents: dict, output, images, split: str) -> None:
                 ElementTree.SubElement(element, tag).text = "1" if annotation[tag] is True else str(annotation[tag])
         ElementTree.indent(tree)
         tree.write(xml, encoding="unicode")
-    (output / INFO).write_text(json.dumps(contents.get("info", {}), indent=1), encoding="utf-8")
+    write_json(output / INFO, contents.get("info", {}), indent=1)
+
+
+def write_json(path, value, indent=None) -> None:
+    """Renamed into place when it is whole, so that a file that is there can be relied on."""
+    path = Path(path)
+    part = path.with_name(path.name + ".partial")
+    part.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+    os.replace(part, path)
 
 
 def refuse_existing(output) -> None:
@@ -158,15 +170,17 @@ def missing_labels(part: dict, full: dict, name, full_name) -> list:
     classes, own_classes = ({each["id"]: each["name"] for each in contents["categories"]} for contents in (full, part))
     for image in part["images"]:
         if pictures.get(image["id"]) != image["file_name"]:
-            raise ValueError(f"{name}: image {image['id']} is {image['file_name']}, but in {full_name} {pictures.get(image['id'], 'there is no such image')}")
+            raise ValueError(f"{name}: image {image['id']} is {image['file_name']}, but in {full_name} it is "
+                             f"{pictures.get(image['id'], 'not there')}")
     in_full = {each["id"]: each for each in full["annotations"]}
     for each in part["annotations"]:
         other = in_full.get(each["id"])
         if each.get("ispseudo"):
             if other:
-                raise ValueError(f"{name}: pseudo label {each['id']} has the id of an annotation in {full_name}; generate it with a higher --first-id")
+                raise ValueError(f"{name}: pseudo label {each['id']} has the id of an annotation in {full_name}; generate it with --first-id")
         elif not other or (other["image_id"], classes[other["category_id"]], other["bbox"]) != (
                 each["image_id"], own_classes[each["category_id"]], each["bbox"]):
-            raise ValueError(f"{name}: annotation {each['id']} is not in {full_name}{' as it is here' if other else ''}, of which the file must be a part")
+            raise ValueError(f"{name}: annotation {each['id']} is not in {full_name}{' as it is here' if other else ''}; "
+                             "what people labelled must be a part of it")
     kept, shown = {each["id"] for each in human(part)}, {image["id"] for image in part["images"]}
     return [each for each in full["annotations"] if each["id"] not in kept and each["image_id"] in shown]

@@ -8,12 +8,11 @@
 train-K.json holds all pictures but those of fold K. folds.json says which pictures these are: {"folds": [[image id, ...], ...]}.
 A teacher learnt that what is missing in its own pictures is background, so there it cannot find it, nor tell how much is missing.
 """
-import json
 from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, read_labels
+from pseudo_label.labels import add_place, read_labels, write_json
 from pseudo_label.make_partial import draw
 
 
@@ -34,8 +33,8 @@ def without_images(contents: dict, ids: list) -> dict:
 def write_folds(contents: dict, folds: list, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for place, ids in enumerate(folds):
-        (output / f"train-{place}.json").write_text(json.dumps(without_images(contents, ids)), encoding="utf-8")
-    (output / "folds.json").write_text(json.dumps({"folds": folds}), encoding="utf-8")
+        write_json(output / f"train-{place}.json", without_images(contents, ids))
+    write_json(output / "folds.json", {"folds": folds})
 
 
 def main(argv: list | None = None) -> None:

@@ -17,12 +17,11 @@ difficult objects are always kept. Beside the output, in *.dropped.json (of a fo
 dropped and the SHA-256 of the full file. No published number of one protocol can be compared with that of another.
 """
 import hashlib
-import json
 from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, is_neutral, read_labels, refuse_existing, write_labels
+from pseudo_label.labels import add_place, is_neutral, read_labels, refuse_existing, write_json, write_labels
 
 # (what a group of boxes has in common, how many of n are kept)
 PROTOCOLS = {
@@ -82,7 +81,7 @@ def main(argv: list | None = None) -> None:
             raise ValueError(f"{flags.source}: holds pseudo labels already; labels are dropped from a file of humans' labels")
         partial, how = make_partial(labels.contents, labels.sha256, flags.protocol, flags.keep, flags.seed)
         write_labels(partial, flags.output, labels.images, labels.split)
-        sidecar_of(flags.output).write_text(json.dumps(how, indent=1), encoding="utf-8")
+        write_json(sidecar_of(flags.output), how, indent=1)
         print(f"{how['kept']} boxes kept, {how['dropped']} dropped; {flags.output}, {sidecar_of(flags.output)}")
 
 

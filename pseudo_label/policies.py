@@ -87,7 +87,8 @@ def estimated_keep_rate(contents: dict, detections: list, state: np.ndarray) -> 
     best = np.argsort(-scores, kind="stable")[:min(sure, int((state != DOUBLE).sum()))]
     rate = float((state[best] == HIT).mean()) if len(best) else 0.0
     if not rate:
-        raise ValueError(f"the keep rate cannot be estimated: none of the {len(best)} best detections is on a labelled box; give it with --keep-rate X")
+        raise ValueError(f"the keep rate cannot be estimated: none of the {len(best)} best detections is on a labelled box; "
+                         "give it with --keep-rate X")
     return rate
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
+from pseudo_label.labels import write_json
 
 
 def read_found(folder) -> tuple[list, dict]:
@@ -23,17 +24,21 @@ def read_found(folder) -> tuple[list, dict]:
         with np.load(folder / "features.npz", allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder}: must hold detections.json and features.npz, as extract_features writes them without --no-features ({error})") from None
+        raise ValueError(f"{folder}: must hold detections.json and features.npz, as extract_features writes them without --no-features "
+                         f"({error})") from None
     teachers = [each.get("teacher") for each in detections]
     if teachers != arrays["detection_teachers"].tolist():
-        theirs, ours = ({*names} for names in (arrays["detection_teachers"].tolist(), teachers))
-        raise ValueError(f"{folder}: features.npz has {len(arrays['detection_teachers'])} features of checkpoint {', '.join(sorted(theirs)) or 'none'}, "
-                         f"detections.json {len(detections)} detections of {', '.join(sorted(map(str, ours))) or 'none'}; extract both anew, in one run")
+        theirs, ours = (", ".join(sorted({*map(str, names)})) or "none" for names in (arrays["detection_teachers"].tolist(), teachers))
+        raise ValueError(f"{folder}: features.npz has {len(arrays['detection_teachers'])} features of checkpoint {theirs}, detections.json "
+                         f"{len(detections)} detections of {ours}; extract both anew, in one run")
     return detections, arrays
 
 
 def nearest(features, kept, k: int):
-    """(rows of `kept` [D, k'], distances 1 - cosine [D, k']), nearest first; k' is k, or the number of `kept`. Both float [*, channels] of length 1."""
+    """(rows of `kept` [D, k'], distances 1 - cosine [D, k']), nearest first; k' is k, or all there are.
+
+    features, kept   float [D, channels] and [G, channels], G >= 1, each of length 1
+    """
     try:
         import faiss
     except ImportError:
@@ -69,9 +74,9 @@ def main(argv: list | None = None) -> None:
     with one_sentence_errors():
         detections, arrays = read_found(flags.found)
         result = neighbors(detections, arrays, flags.k)
-        Path(flags.output).write_text(json.dumps(result), encoding="utf-8")
+        write_json(flags.output, result)
         agree = sum(each["category_id"] in each["nn_category_ids"][:1] for each in result)
-        print(f"{len(result)} detections against {len(arrays['kept_ids'])} labels; the nearest is of the same class for {agree}; {flags.output}")
+        print(f"{len(result)} detections, {len(arrays['kept_ids'])} labels; the nearest is of the same class for {agree}; {flags.output}")
 
 
 if __name__ == "__main__":

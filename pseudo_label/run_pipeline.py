@@ -15,6 +15,8 @@ weights on, and are judged by their last checkpoint. The labels that were droppe
     D    kept                                               --teacher ema: boxes are added at each step
     F    all
 
+Several GPUs of one machine are used as train_coco.py uses them without torchrun.
+
 The output holds train.json, test.json, and for each seed partial.json, a run folder for each arm and teacher, detections,
 pseudo labels, their quality, and drawn pictures; results.json and table.md for all. Begun anew it goes on where it stopped, also with
 other --arms or --seeds. What the columns mean: pseudo_label/compare_arms.py.
@@ -28,7 +30,7 @@ from typing import NamedTuple
 
 from engine.flags import Parser, number
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, missing_labels, read_labels, write_labels
+from pseudo_label.labels import add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
 
@@ -84,7 +86,7 @@ class Experiment:
         def drop():
             full = read_labels(self.folder.parent / "train.json")
             partial, how = make_partial(full.contents, full.sha256, self.flags.protocol, self.flags.keep, self.seed)
-            sidecar_of(path).write_text(json.dumps(how, indent=1), encoding="utf-8")
+            write_json(sidecar_of(path), how, indent=1)
             write_labels(partial, path, self.images, self.flags.split)
         return self.once(path, drop)
 
@@ -106,14 +108,16 @@ class Experiment:
         from pseudo_label.visualize_pseudo_labels import draw_pictures
         contents, full = (read_labels(path).contents for path in (self.partial(), self.folder.parent / "train.json"))
         found, path = self.folder / f"found-{name}", self.folder / f"pseudo-{name}.json"
+        device, batch_size, workers = (getattr(self.settings, name) for name in ("device", "batch_size", "workers"))
         self.once(found / "detections.json", lambda: write_found(*extract(
-            contents, self.images, teachers_of(contents, teachers, folds), self.settings.device, self.settings.batch_size, self.settings.workers), found))
+            contents, self.images, teachers_of(contents, teachers, folds), device, batch_size, workers), found))
 
         def choose():
-            result = generate(contents, read_detections(found / "detections.json", contents), policy, Options(keep_rate=self.flags.keep_rate))
+            detections = read_detections(found / "detections.json", contents)
+            result = generate(contents, detections, policy, Options(keep_rate=self.flags.keep_rate))
             quality = evaluate(result, full)
             print(told(result, path), format_quality(quality), sep="\n")
-            (self.folder / f"quality-{name}.json").write_text(json.dumps(quality, indent=1), encoding="utf-8")
+            write_json(self.folder / f"quality-{name}.json", quality, indent=1)
             draw_pictures(result, missing_labels(result, full, path, "train.json"), self.images, self.folder / f"drawn-{name}", 12)
             write_labels(result, path, self.images, self.flags.split)
         return self.once(path, choose)
@@ -131,7 +135,7 @@ class Experiment:
         from util.boxes import xywh_to_xyxy
         dataset, path = self.test, self.folder / name / "test_detections.json"
         checkpoint = self.arm(name)
-        self.once(path, lambda: path.write_text(json.dumps(predict_test(checkpoint, dataset, self.settings)), encoding="utf-8"))
+        self.once(path, lambda: write_json(path, predict_test(checkpoint, dataset, self.settings)))
         found = {id: [] for id in dataset.ids}
         for each in json.loads(path.read_text(encoding="utf-8")):
             found[str(each["image_id"])].append((*each["bbox"], each["score"], dataset.category_ids.index(each["category_id"])))
@@ -161,7 +165,8 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
     checkpoint, device = load_checkpoint(file), select_device(settings.device)
     network = load_model(checkpoint["config"], checkpoint["model"], device)
     loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers)
-    found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold, max_detections=network.config.max_detections)
+    found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold,
+                    max_detections=network.config.max_detections)
     return coco_results(found, dataset.category_ids, dataset.image_ids)
 
 
@@ -181,11 +186,11 @@ def settle(output: Path, settings: dict) -> None:
         if before.get(name) != value:
             raise ValueError(f"--output {output}: holds an experiment with {name} {before.get(name)}, not {value}; name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_json(path, settings, indent=1)
 
 
 def run(flags: argparse.Namespace, words: list) -> dict:
-    """The rows of the table, by arm."""
+    """The rows of the table, by arm. Raises ValueError, after the others are through, for an arm that cannot be trained."""
     words = [*words, "--skip-bad"] if flags.skip_bad else words
     refuse_unknown_flags(flags.arms, words)
     test_source, test_images = (flags.test, flags.test_images) if flags.test else (flags.source, flags.images)
@@ -200,21 +205,32 @@ def run(flags: argparse.Namespace, words: list) -> dict:
 
     from dataset.coco import COCODataset
     from pseudo_label.compare_arms import compare, format_arms, measure, resamples
-    test_set = COCODataset(output / "test.json", test.images, classes=COCODataset(output / "train.json", full.images).classes, skip_bad=flags.skip_bad)
-    truth, counts, measured, costs = test_set.truth(), resamples(len(test_set)), {}, {}
+    classes = COCODataset(output / "train.json", full.images, skip_bad=flags.skip_bad).classes
+    test_set = COCODataset(output / "test.json", test.images, classes=classes, skip_bad=flags.skip_bad)
+    truth, counts = test_set.truth(), resamples(len(test_set))
+    measured, costs, failed = {name: [] for name in flags.arms}, {name: [] for name in flags.arms}, {}
     for seed in flags.seeds:
         experiment = Experiment(output / f"seed-{seed}", full.images, test_set, seed, flags, words)
         for name in flags.arms:
-            measured.setdefault(name, []).append(measure(experiment.detections(name), truth, len(test_set.classes), counts))
-            costs.setdefault(name, []).append(experiment.cost(name))
+            try:
+                measured[name].append(measure(experiment.detections(name), truth, len(test_set.classes), counts))
+                costs[name].append(experiment.cost(name))
+            except ValueError as error:             # an arm without a pseudo label must not cost the others
+                print(failed.setdefault(name, f"arm {name}, seed {seed}: {error}"))
+    measured, costs = ({name: each for name, each in part.items() if name not in failed} for part in (measured, costs))
+    if not measured:
+        raise ValueError("; ".join(failed.values()))
     if len(steps := {step for each in costs.values() for step, _ in each}) > 1:
         raise ValueError(f"--output {output}: the arms made {' and '.join(map(str, sorted(steps)))} steps, must be as many in each")
-    rows = {name: {**row, "what": ARMS[name].what, "steps": costs[name][0][0], "minutes": sum(seconds for _, seconds in costs[name]) / 60 / len(flags.seeds)}
+    minutes = {name: sum(seconds for _, seconds in each) / 60 / len(each) for name, each in costs.items()}
+    rows = {name: {**row, "what": ARMS[name].what, "steps": costs[name][0][0], "minutes": minutes[name]}
             for name, row in compare(measured).items()}
     table = format_arms(rows)
-    (output / "results.json").write_text(json.dumps({"seeds": flags.seeds, "arms": rows}, indent=1), encoding="utf-8")
+    write_json(output / "results.json", {"seeds": flags.seeds, "arms": rows}, indent=1)
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}\n\n{len(test_set)} test pictures, {len(flags.seeds)} seeds; {output}")
+    if failed:
+        raise ValueError("; ".join(failed.values()))
     return rows
 
 
@@ -229,7 +245,8 @@ def main(argv: list | None = None) -> None:
     add("--test-split", default="test", metavar="S", help="list to judge on in a VOC folder")
     add("--keep", type=number(float, 0, 1), default=0.3, metavar="X", help="share of the boxes of each class that is kept")
     add("--protocol", default="bernoulli", choices=list(PROTOCOLS), help="what is kept, as make_partial says")
-    add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="what C and D are told of the share that is kept (default: they estimate it)")
+    add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="what C and D are told of the share "
+        "that is kept (default: they estimate it)")
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="what is dropped, and every run, once for each")
     add("--folds", type=number(int, 2), default=2, metavar="K", help="teachers of C")
     add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="which of A A+ B C D F")

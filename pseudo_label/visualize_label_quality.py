@@ -25,8 +25,9 @@ def overlap_and_distance(found: list, full: dict):
     for image_id, own in by_image({**full, "annotations": [each for each in found if each["nn_distances"]]}).items():
         truth = boxes_in[image_id]
         iou, best = box_iou(boxes_of(own), boxes_of(truth)).max(1) if truth else (np.zeros(len(own)), None)
-        rows += [(float(iou[place]), each["nn_distances"][0], each["score"], bool(truth) and truth[int(best[place])]["category_id"] == each["category_id"])
-                 for place, each in enumerate(own)]
+        for place, each in enumerate(own):
+            same = bool(truth) and truth[int(best[place])]["category_id"] == each["category_id"]
+            rows.append((float(iou[place]), each["nn_distances"][0], each["score"], same))
     return np.array(rows, dtype=float).reshape(-1, 4).T
 
 
@@ -43,7 +44,8 @@ def plot_quality(iou, distance, score, same, path) -> None:
         dots = axes.scatter(iou[which], distance[which], c=score[which], cmap="viridis", vmin=0, vmax=1, s=22, marker=marker, alpha=0.8,
                             linewidths=0.3, edgecolors="white", label=f"{name} ({which.sum()})")
     figure.colorbar(dots, ax=axes, label="score")
-    plain_axes(axes, f"{len(iou)} detections, rank correlation {correlation:.2f}", "IoU with the full labels", "distance of the nearest label (1 - cosine)")
+    plain_axes(axes, f"{len(iou)} detections, rank correlation {correlation:.2f}", "IoU with the full labels",
+               "distance of the nearest label (1 - cosine)")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(bottom=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
@@ -63,7 +65,7 @@ def main(argv: list | None = None) -> None:
         from pseudo_label.generate_pseudo_labels import read_detections
         found = read_detections(flags.neighbors, full)
         if not all("nn_distances" in each for each in found) or not any(each["nn_distances"] for each in found):
-            raise ValueError(f"{flags.neighbors}: must hold detections with nn_distances, as query_nearest_neighbors writes them, at least one")
+            raise ValueError(f"{flags.neighbors}: must hold detections with nn_distances, as query_nearest_neighbors writes them")
         plot_quality(*overlap_and_distance(found, full), Path(flags.output))
         print(flags.output)
 

@@ -26,7 +26,7 @@ def read_run(path) -> tuple[str, list, dict]:
     columns = {name: numbers([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     losses = {name: values for name, values in columns.items() if values is not None and name not in NO_LOSS and not name.startswith("mAP")}
     if columns.get("step") is None or not losses:
-        raise ValueError(f"{file}: has {len(rows)} rows and no column of a loss beside 'step'; a metrics.csv of the training commands is wanted")
+        raise ValueError(f"{file}: has {len(rows)} rows and no column of a loss beside 'step'; it must be a metrics.csv of training")
     return file.parent.name or str(file), columns["step"], losses
 
 
@@ -44,7 +44,8 @@ def plot_stages(runs: list, path) -> None:
         for axes, name in zip(panels, names, strict=True):
             if name in losses:
                 known = np.isfinite(losses[name])
-                axes.plot(start + steps[known], losses[name][known], color=colour, linewidth=1.8, marker="o" if known.sum() < 40 else None, markersize=3, label=run)
+                axes.plot(start + steps[known], losses[name][known], color=colour, linewidth=1.8,
+                          marker="o" if known.sum() < 40 else None, markersize=3, label=run)
             if start:
                 axes.axvline(start, color="0.7", linewidth=1, linestyle=":")
         start += steps[-1]

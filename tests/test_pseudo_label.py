@@ -300,10 +300,19 @@ def test_policy_precision_has_three_zones_a_weight_and_says_the_rate():
     assert all(each["weight"] == each["p_real"] and (each["zone"] == "positive") == (each["p_real"] >= 0.8) and each["p_real"] >= 0.2 for each in own)
 
 
+def test_a_weak_teacher_leaves_zones_alone(tmp_path):
+    contents = instances([(id, id, 10, [0, 0, 8, 8]) for id in range(1, 31)], range(1, 101))
+    detections = [found(id, 10, [0, 0, 8, 8], 0.3) for id in range(1, 101)]         # of one score: 30 hit, of the others less than half is real
+    result = generate_pseudo_labels.generate(contents, detections, "precision", policies.Options(keep_rate=0.6))
+    assert {each["zone"] for each in result["annotations"] if each.get("ispseudo")} == {"ignore"}
+    assert evaluate_pseudo_labels.evaluate(result, contents)["by_class"]["iou_0.5"]["all"]["f1"] is None
+    assert "30 labels, 0 pseudo labels, 70 ignored boxes" in generate_pseudo_labels.told(result, "x.json")
+
+
 def test_generating_refuses_in_one_sentence(tmp_path, capsys):
     partial, detections = written(tmp_path, "p.json", KEPT), written(tmp_path, "d.json", FOUND)
     words = [partial, "--detections", detections, "--output", tmp_path / "out.json"]
-    assert "not one positive pseudo label of 6 detections" in refusal(generate_pseudo_labels.main, [*words, "--policy", "seed", "--confidence", 0.95], capsys)
+    assert "not one pseudo label of 6 detections" in refusal(generate_pseudo_labels.main, [*words, "--policy", "seed", "--confidence", 0.95], capsys)
     assert "keep rate cannot be estimated" in refusal(
         generate_pseudo_labels.main, [written(tmp_path, "e.json", instances([])), *words[1:]], capsys)
     assert "made for other pictures" in refusal(

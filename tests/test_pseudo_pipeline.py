@@ -182,6 +182,15 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     assert "holds an experiment with keep 0.5, not 0.4" in refusal(run_pipeline.main, [folder, "--keep", 0.4, *words[3:]], capsys)
 
 
+def test_an_arm_without_pseudo_labels_is_refused_after_the_others(pretended, tmp_path, capsys):
+    folder, _ = pretended
+    words = [folder, "--keep", 1, "--keep-rate", 1, "--output", tmp_path / "out", "--arms", "A", "C", "F", "--", *TINY, "--workers", "0"]
+    with pytest.raises(SystemExit, match="2"):
+        run_pipeline.main([str(word) for word in words])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: arm C, seed 0: policy precision makes not one pseudo label")
+    assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"A", "F"}
+
+
 def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
     folder, partial, images, _ = colours
     output = ["--output", tmp_path / "out"]
