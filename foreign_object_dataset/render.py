@@ -77,16 +77,21 @@ def annotation(name, width, height, objects):
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def write_picture(index, seed, width, height, style, magnification, quality, output):
+def widened(box, margin, width, height):
+    """The box [x1, y1, x2, y2] with `margin` px more on each side, as far as the picture goes."""
+    x1, y1, x2, y2 = box
+    return [max(0, x1 - margin), max(0, y1 - margin), min(width, x2 + margin), min(height, y2 + margin)]
+
+
+def write_picture(index, seed, width, height, style, magnification, quality, margin, output):
     cv2.setNumThreads(1)
     name = f"{index:06d}"
     picture = render(seed, index, width, height, style, magnification)
     cv2.imwrite(
         str(output / "JPEGImages" / f"{name}.jpg"), picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
-    (output / "Annotations" / f"{name}.xml").write_text(
-        annotation(name, width, height, picture.objects), encoding="utf-8"
-    )
+    objects = [{**thing, "box": widened(thing["box"], margin, width, height)} for thing in picture.objects]
+    (output / "Annotations" / f"{name}.xml").write_text(annotation(name, width, height, objects), encoding="utf-8")
     return name
 
 
@@ -136,6 +141,9 @@ def parse_arguments(arguments=None):
         "--quality", type=int, choices=range(1, 101), metavar="1..100", default=90, help="of the JPEG files"
     )
     parser.add_argument(
+        "--margin", type=at_least(0), default=0, help="px that boxes are wider on each side than what shows of a thing, as people draw them"
+    )
+    parser.add_argument(
         "--contact-sheet", type=Path, help="also writes an overview of the first 24 pictures, with boxes, to this file"
     )
     return parser.parse_args(arguments)
@@ -157,6 +165,7 @@ def main(arguments=None):
         style=flags.style,
         magnification=flags.magnification,
         quality=flags.quality,
+        margin=flags.margin,
         output=flags.output,
     )
     if flags.workers == 1:

@@ -114,6 +114,17 @@ def test_xml_holds_one_based_inclusive_pixels_and_reads_back(tmp_path):
     assert read_boxes(file) == ([("nail", thing["box"])], (320, 180))
 
 
+def test_boxes_with_a_margin_stay_inside_the_picture(tmp_path):
+    assert render.widened([10, 20, 30, 40], 4, 320, 180) == [6, 16, 34, 44]
+    assert render.widened([1, 0, 318, 180], 4, 320, 180) == [0, 0, 320, 180]
+    boxes = []
+    for margin in (0, 5):
+        folder = tmp_path / str(margin)
+        render.main(["--images", "1", "--size", "160x96", "--seed", "5", "--workers", "1", "--margin", str(margin), "--output", str(folder)])
+        boxes.append(read_boxes(folder / "Annotations" / "000000.xml")[0])
+    assert boxes[0] and boxes[1] == [(name, tuple(render.widened(box, 5, 160, 96))) for name, box in boxes[0]]
+
+
 def test_the_split_keeps_the_photographs_proportions():
     lists = render.split_names([f"{i:06d}" for i in range(622)], seed=0)
     assert {split: len(names) for split, names in lists.items()} == {
