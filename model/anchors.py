@@ -80,7 +80,8 @@ def match(candidates: Tensor, targets: dict, low: float, high: float, best_too: 
     matched, forced, covered = best.long(), best > 0, best > 0
     columns = (*boxes.unbind(-1), real & ~left_out, real & left_out)                      # [B, M] each
     for row, (left, top, right, bottom, is_object, is_region) in enumerate(zip(*(column.T[..., None] for column in columns), strict=True)):
-        overlap = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0) * (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
+        width, height = torch.minimum(x2, right) - torch.maximum(x1, left), torch.minimum(y2, bottom) - torch.maximum(y1, top)
+        overlap = width.clamp(min=0) * height.clamp(min=0)
         union = (right - left) * (bottom - top) + area - overlap
         iou = torch.where(is_object, overlap / union.clamp(min=1e-7), -1.0)
         matched = torch.where(iou > best, row, matched)

@@ -52,11 +52,14 @@ FAMILIES = {
     "torchvision_rcnn": {               # its fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn; the published files have no eps in their norms
         "keys": [
             *_TORCHVISION_BODY,
-            (r"^rpn\.head\.conv(?:\.0\.0)?\.", "rpn.conv."), (r"^rpn\.head\.cls_logits\.", "rpn.objectness."), (r"^rpn\.head\.bbox_pred\.", "rpn.deltas."),
+            (r"^rpn\.head\.conv(?:\.0\.0)?\.", "rpn.conv."),
+            (r"^rpn\.head\.cls_logits\.", "rpn.objectness."), (r"^rpn\.head\.bbox_pred\.", "rpn.deltas."),
             (r"^roi_heads\.box_head\.fc", "box_head.fc"), (r"^roi_heads\.box_predictor\.cls_score\.", "box_head.cls_logits."),
-            (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."), (r"^roi_heads\.mask_head\.(\d)\.0\.", _number("mask_head.convs.{}.", times=2)),
+            (r"^roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
+            (r"^roi_heads\.mask_head\.(\d)\.0\.", _number("mask_head.convs.{}.", times=2)),
             (r"^roi_heads\.mask_head\.mask_fcn(\d)\.", _number("mask_head.convs.{}.", -2, times=2)),
-            (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.upsample."), (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.mask_logits.")],
+            (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.upsample."),
+            (r"^roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.mask_logits.")],
         "config": {},
         "variants": {"published": {"norm_eps": 0.0}, "trained": {}},
         "background": {"box_head.cls_logits": (1, 1), "box_head.deltas": (4, 0), "mask_head.mask_logits": (1, 0)}},

@@ -119,7 +119,8 @@ class BoxHead(nn.Module):
         real = (boxes[:, 2:] - boxes[:, :2] >= MIN_DETECTION).all(-1)
         boxes, roi, label = boxes[real], roi[real], label[real]
         picture, level, scores = picture[roi], level[roi], scores[roi, label]
-        keep, _ = suppress(boxes, scores, picture * self.config.num_classes + label, picture, self.config.nms_iou_threshold, self.config.max_detections)
+        groups = picture * self.config.num_classes + label
+        keep, _ = suppress(boxes, scores, groups, picture, self.config.nms_iou_threshold, self.config.max_detections)
         return SimpleNamespace(boxes=boxes[keep], scores=scores[keep], labels=label[keep], picture=picture[keep], level=level[keep])
 
 
