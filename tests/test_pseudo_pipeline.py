@@ -17,7 +17,8 @@ from dataset.voc import VOCDataset
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from model import build_model
 from model.config import FCOSConfig
-from pseudo_label import extract_features, make_folds, make_partial, query_nearest_neighbors, run_pipeline
+from pseudo_label import (evaluate_pseudo_labels, extract_features, generate_pseudo_labels, make_folds, make_partial, query_nearest_neighbors,
+                          run_pipeline, visualize_pseudo_labels)
 from pseudo_label.labels import read_labels
 
 
@@ -98,6 +99,23 @@ def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_c
     strange = colour_state(tmp_path / "strange.pth", checkpoint, classes=["disc", "cup"])
     assert "finds the class 'cup'" in refusal(extract_features.main, [*words[:4], strange, *words[5:]], capsys)
     assert "needs --images DIR" in refusal(extract_features.main, [partial, *words[3:]], capsys)
+
+
+def test_voc_folders_go_through_all_stages_too(colours, tmp_path, capsys):
+    folder, _, _, checkpoint = colours
+    partial, found, out = (str(tmp_path / name) for name in ("partial", "found", "pseudo"))
+    make_partial.main([str(folder), "--output", partial])
+    extract_features.main([partial, "--checkpoint", checkpoint, "--output", found, "--workers", "0", "--device", "cpu", "--no-features"])
+    generate_pseudo_labels.main([partial, "--detections", f"{found}/detections.json", "--policy", "fixed", "--output", out])
+    evaluate_pseudo_labels.main([out, "--full", str(folder), "--output", str(tmp_path / "quality.json")])
+    quality = json.loads((tmp_path / "quality.json").read_text())["as_seed"]
+    how = json.loads((tmp_path / "partial/dropped.json").read_text())
+    assert quality["tp"] == quality["missing"] == how["dropped"] > 3 and quality["fp"] == 0
+    visualize_pseudo_labels.main([out, "--full", str(folder), "--output", str(tmp_path / "drawn"), "--pictures", "3"])
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
+    dataset = VOCDataset(out, "train")
+    assert sum(int(dataset.target(index)["pseudo"].sum()) for index in range(12)) == how["dropped"]
+    assert "is there already" in refusal(generate_pseudo_labels.main, [partial, "--detections", f"{found}/detections.json", "--output", out], capsys)
 
 
 def colour_state(path, checkpoint, **changes):
