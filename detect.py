@@ -1,6 +1,6 @@
 """Find objects in pictures, folders of pictures, videos or a webcam's view; write drawn copies and detections.json.
 
-    python detect.py                                        the newest checkpoint on test_images/
+    python detect.py                                        the newest checkpoint, or the shipped one, on test_images/
     python detect.py photo.jpg more_photos clip.mp4         pictures, folders, videos in any mixture
     python detect.py 'photos/**/*.jpg' --score-threshold 0.5
     python detect.py road --tile 640                        small objects: full resolution, overlapping tiles

@@ -9,7 +9,7 @@ Missing is what the full file has and the other has not, by id; crowds and diffi
 by class    positives by falling score, each against the missing box of its class that it overlaps most, taken or not; precision P,
             recall R, F1, mean IoU of the hits, and PQ = sum of IoU / (TP + FP / 2 + FN / 2), at IoU 0.5 and 0.75; the same for small,
             medium and large boxes (areas up to 32², 96², above); ap50: area under precision over recall
-as seed     seed 000's count: boxes in the order of the file, classes ignored, each missing box takes the free pseudo label that
+as seed     Jmq14/FCOS's count: boxes in the order of the file, classes ignored, each missing box takes the free pseudo label that
             it overlaps most with 0.5 or more
 ignored     recall of positives and ignored boxes together, and the share of the ignored boxes that are a missing object
 calibration mean difference between p_real and the share of hits, over ten bins, weighted by their counts

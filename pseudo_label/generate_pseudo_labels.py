@@ -5,7 +5,7 @@
 
 --policy    positive                                                     ignored
 seed        score >= --confidence; the box that overlaps a kept one      -
-            most is dropped, whatever its class (seed 000's way)
+            most is dropped, whatever its class (Jmq14/FCOS's way)
 fixed       score >= --confidence, and on no kept box                    -
 count       the best half of the boxes that are missing of its class     the other half
 precision   probability that an object is there >= --positive            probability >= --ignore

@@ -134,7 +134,7 @@ def real_probabilities(detections: list, state: np.ndarray, keep_rate: float) ->
 
 
 def seed(contents, detections, options):
-    """As seed 000's generator does: from a score on, and of the boxes that overlap a kept box only the one that does so most is
+    """As Jmq14/FCOS's generator does: from a score on, and of the boxes that overlap a kept box only the one that does so most is
     dropped, whatever its class, with an IoU of 0.5 or more. No score is stored. (Its box sides had a pixel more, its
     category_id was the network's label: these two are not repeated.)"""
     sure = [each for each in detections if each["score"] >= options.confidence]

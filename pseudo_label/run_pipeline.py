@@ -1,6 +1,7 @@
 """From a complete data set to the table of what its missing labels cost, and what each cure gives back: one command.
 
-    python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --output checkpoint/holes -- --config configs/demo.yaml --epochs 12
+    python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --output checkpoint/holes \\
+        -- --config configs/demo.yaml --weights imagenet --epochs 12
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
@@ -46,7 +47,7 @@ class Arm(NamedTuple):
 ARMS = {
     "A": Arm("kept labels", ["--ema", "0"]),
     "A+": Arm("kept labels, strong views, averaged weights", STRONG),
-    "B": Arm("pseudo labels as seed 000 made them", [*STRONG, "--pseudo-weight", "0.5"], ("A+",)),
+    "B": Arm("pseudo labels as Jmq14/FCOS made them", [*STRONG, "--pseudo-weight", "0.5"], ("A+",)),
     "C": Arm("pseudo labels of cross-fitted teachers, by precision, with zones", [*STRONG, "--pseudo-weight", "1"]),
     "D": Arm("pseudo boxes of an averaged teacher at each step", [*STRONG, "--teacher", "ema"]),
     "F": Arm("all labels", STRONG),

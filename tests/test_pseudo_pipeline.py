@@ -77,7 +77,7 @@ def test_class_score_and_quality_stand_apart_and_make_the_score(tmp_path):
         assert arrays["detections"].dtype == np.float16 and arrays["detections"].shape == (20, 32) and np.allclose(lengths, 1, atol=2e-3)
         labels = read_labels(folder).contents["annotations"]
         assert arrays["kept_ids"].tolist() == [each["id"] for each in labels]
-        assert arrays["kept"].nbytes == len(labels) * 64                # where seed 000 kept 50 KB a box, in a file of its own
+        assert arrays["kept"].nbytes == len(labels) * 64                # where Jmq14/FCOS kept 50 KB a box, in a file of its own
 
 
 def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_class(colours, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The stages of pseudo_label/: what is dropped, chosen and measured, by hand numbers and laws; seed 000's way beside ours."""
+"""The stages of pseudo_label/: what is dropped, chosen and measured, by hand numbers and laws; Jmq14/FCOS's way beside ours."""
 import hashlib
 import json
 import random

@@ -17,7 +17,7 @@ def example(tmp_path, monkeypatch):
     """The README's Python example, in a folder with test_images/1.png, which shows a disc and nothing else."""
     monkeypatch.chdir(tmp_path)
     Path("test_images").mkdir()
-    Path("checkpoint/voc-1").mkdir(parents=True)
+    Path("checkpoint").mkdir()
     picture = Image.new("RGB", (128, 96), (110, 110, 110))
     ImageDraw.Draw(picture).rectangle((16, 8, 47, 39), fill=COLOURS[0])
     picture.save("test_images/1.png")
@@ -26,13 +26,13 @@ def example(tmp_path, monkeypatch):
 
 
 def test_the_python_example_prints_what_the_network_is_sure_of(example, monkeypatch, capsys):
-    colour_checkpoint(Path("checkpoint/voc-1/best.pth"), monkeypatch)
+    colour_checkpoint(Path("checkpoint/foreign_objects.pth"), monkeypatch)
     exec(example, {})
     assert capsys.readouterr().out == "test_images/1.png ['disc'] [[16.0, 8.0, 48.0, 40.0]]\n"
 
 
 def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example, capsys):
-    real_checkpoint(Path("checkpoint/voc-1/best.pth"))
+    real_checkpoint(Path("checkpoint/foreign_objects.pth"))
     exec(example, {})
     assert capsys.readouterr().out == "test_images/1.png [] []\n"
 
