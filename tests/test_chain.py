@@ -49,6 +49,11 @@ def test_eval_voc_and_detect_find_the_same_boxes(trained, tmp_path):
     assert sum(len(entry["detections"]) for entry in entries) > 0
 
 
+def hear_ctrl_c():
+    """Tests that a shell runs in the background inherit deaf ears."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("script, flags", [("eval_voc.py", ["--data", "{voc}", "--split", "all", "--workers", "1"]),
                                            ("detect.py", ["{voc}/JPEGImages"])])
 def test_ctrl_c_ends_a_command_with_130_and_without_a_traceback(script, flags, tmp_path, voc_maker):
@@ -57,7 +62,7 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_traceback(script, flags, t
     command = [sys.executable, "-u", str(ROOT / script), "--checkpoint", checkpoint, "--device", "cpu", "--min-size", "480", "--max-size", "640",
                "--output", str(tmp_path / "out"), *(flag.format(voc=folder) for flag in flags)]
     with open(tmp_path / "stdout", "w") as out, open(tmp_path / "stderr", "w") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=tmp_path, start_new_session=True)
+        process = subprocess.Popen(command, stdout=out, stderr=err, cwd=tmp_path, start_new_session=True, preexec_fn=hear_ctrl_c)
         while "best.pth" not in (tmp_path / "stdout").read_text() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.5)
