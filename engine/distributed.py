@@ -40,7 +40,8 @@ def keep_freed_memory() -> bool:
     """Large blocks that are freed stay with the process; False where the C library is not glibc, and nothing changes.
 
     glibc hands them back to the system at once, and gets them back page by page when the next layer asks. A network as large as
-    a 2560x1440 picture spends half of its time on that; the memory that it holds at its peak grows by a fifth.
+    a 2560x1440 picture spends half of its time on that; the memory that it holds grows by a fifth, and by a half where
+    inputs have many sizes.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
