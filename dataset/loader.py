@@ -124,8 +124,9 @@ def _obey_the_main_process(worker):
 
 
 def _end_when_told_by_the_main_process():
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
+    sender = None
+    while sender != os.getppid():
+        sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
     os._exit(0)
 
 

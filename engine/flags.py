@@ -158,6 +158,18 @@ def _add_model_flags(parser, models, presets):
         add(f"--{name.replace('_', '-')}", default=None, help=text if default is None else f"{text} (default: {shown})", **kind)
 
 
+def _add_incomplete_label_flags(parser):
+    add = parser.add_argument_group("incomplete labels").add_argument
+    add("--pseudo-weight", type=number(float, 0), default=1.0, metavar="X", help="factor on the weight of boxes that a network has labelled")
+    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, "
+        "and the network learns from a strong view of the same picture")
+    add("--burn-in", type=number(float, 0, 1), default=0.25, metavar="SHARE", help="of the run, before the teacher's first box")
+    add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
+        help="of the objects that are labelled, where that is known (default: estimated)")
+    add("--strong-view", type=switch, metavar="on|off",
+        help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
+
+
 def add_training_flags(parser, data, runs, models, presets):
     """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
 
@@ -206,15 +218,7 @@ def add_training_flags(parser, data, runs, models, presets):
     add("--eval-every", type=count, default=1, metavar="EPOCHS", help="evaluate every so many epochs, and after the last")
     add("--max-steps", type=count, metavar="N", help="stop after so many steps, counted from the run's beginning; --resume goes on")
 
-    add = parser.add_argument_group("incomplete labels").add_argument
-    add("--pseudo-weight", type=number(float, 0), default=1.0, metavar="X", help="factor on the weight of boxes that a network has labelled")
-    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, "
-        "and the network learns from a strong view of the same picture")
-    add("--burn-in", type=share, default=0.25, metavar="SHARE", help="of the run, before the teacher's first box")
-    add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
-        help="of the objects that are labelled, where that is known (default: estimated)")
-    add("--strong-view", type=switch, metavar="on|off",
-        help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
+    _add_incomplete_label_flags(parser)
 
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
