@@ -90,33 +90,33 @@ def notes_on(train_set, val_set) -> list[str]:
 def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None):
     """(network, its config as a plain dict, sentences on its weights), with the weights that --weights asks for."""
     from engine.pretrained import starting_weights
-    from model import build_model
+    from model import build_model, model_config
     from model.backbone import pixel_statistics
-    from model.config import MODELS
-    from model.foreign_weights import COCO_WEIGHTS, MEANING, convert, load_weights
+    from model.foreign_weights import BODY_MEANING, COCO_WEIGHTS, MEANING, convert, load_body, load_weights
     if resumed:
         if resumed["classes"] != classes:
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
     weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
     fields = {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
-    asked = config = MODELS[flags.model](
+    asked = config = model_config(flags.model)(
         num_classes=len(classes), model=flags.model, **fields,
         backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
-    if "config" in weights:                     # a detector: what its weights mean is its own matter, how to train on that of the flags
-        model = weights["config"].get("model", "fcos")
-        if model != flags.model:
-            raise ValueError(f"--weights {flags.weights}: is a {model}, but --model is {flags.model}")
-        theirs = MODELS[model].from_dict(weights["config"]).asdict()
-        config = {**asked, **{field: theirs[field] for field in MEANING if field in theirs}}
-    network = build_model(config)
-    their_classes = weights.get("classes", [])
-    shared = [name for name in classes if name in their_classes]
-    if weights:
-        try:
+    try:
+        theirs = model_config(weights["config"].get("model", "fcos")).from_dict(weights["config"]) if "config" in weights else None
+        same = not theirs or theirs.model == flags.model
+        if theirs:                              # a detector: what its weights mean is its own matter, how to train on that of the flags
+            config = {**asked, **{field: value for field, value in theirs.asdict().items() if field in (MEANING if same else BODY_MEANING)}}
+        network = build_model(config)
+        their_classes = weights.get("classes", []) if same else []
+        shared = [name for name in classes if name in their_classes]
+        if not same:
+            taken = load_body(network, weights["model"], theirs.finest)
+            told.append(f"weights of {flags.weights} ({theirs.model}): {', '.join(taken)} are taken over; the rest of the {flags.model} is new")
+        elif weights:
             load_weights(network, weights["kind"], weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
-        except ValueError as error:
-            raise ValueError(f"--weights {flags.weights}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"--weights {flags.weights}: {error}") from None
     if their_classes:
         told.append(f"weights of {flags.weights}; class rows taken over: {', '.join(shared) or 'none'}; new: "
                     f"{', '.join(name for name in classes if name not in shared) or 'none'}")

@@ -146,7 +146,7 @@ def _add_model_flags(parser, models, presets):
     add("--model", default=next(iter(models)), choices=list(models), help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
         "else nothing), torchvision's detector for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
-        "others; a detector decides the network")
+        "others; a detector decides the network, one of another --model only backbone and pyramid")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
              "auto: early with pre-trained weights, else none")

@@ -144,9 +144,11 @@ class FCOSConfig(NetworkConfig):
         if self.head_norm_groups and self.fpn_channels % self.head_norm_groups:
             raise ValueError(f"model config: head_norm_groups is {self.head_norm_groups}, which does not divide fpn_channels {self.fpn_channels}")
 
+    finest = 3                                  # of P3, the finest map, as of every FCOS; no field
+
     @property
     def strides(self) -> tuple:
-        return tuple(8 * 2 ** level for level in range(self.levels))
+        return tuple(2 ** (self.finest + level) for level in range(self.levels))
 
     @property
     def ranges(self) -> tuple:

@@ -110,10 +110,11 @@ DROPPED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std|anchor_generator\..
 _RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23): "resnet101"}  # convolutions a block, blocks of layer3
 
 # The fields of a config that say what weights mean; the others say how to train on and what to report.
-MEANING = ("backbone", "fpn_channels", "levels", "head_convs", "head_norm", "head_norm_groups", "tower_bias", "shared_tower", "quality",
+BODY_MEANING = ("backbone", "fpn_channels", "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")      # of backbone and pyramid
+MEANING = (*BODY_MEANING, "levels", "head_convs", "head_norm", "head_norm_groups", "tower_bias", "shared_tower", "quality",
            "quality_tower", "distance", "distance_unit", "scale_distances", "location_offset", "strides_from_grid", "p6_from",
            "pyramid", "anchor_scale", "anchor_ratios", "roi_levels", "roi_size", "box_channels", "box_refinement", "mask_size", "mask_convs",
-           "mask_channels", "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")
+           "mask_channels")
 
 # What --weights coco takes: {model: (name among torchvision's weights, family, variant)}
 COCO_WEIGHTS = {"fcos": ("FCOS_ResNet50_FPN_Weights.COCO_V1", "torchvision", None),
@@ -286,3 +287,19 @@ def load_detector(network: nn.Module, state: dict[str, Tensor], class_rows: list
     if wrong:
         raise ValueError(f"pre-trained weights: {wrong[0]} does not fit; the detector was built with other settings (backbone, channels, levels)")
     network.load_state_dict(state)
+
+
+def load_body(network: nn.Module, state: dict[str, Tensor], finest: int) -> list[str]:
+    """Backbone and pyramid of a detector of another model, whose BODY_MEANING is the same; everything else stays as it was initialised.
+
+    finest   of their pyramid, 3 of P3: its levels go by their names, and those that only one of the two has are left out
+    returns  what was taken: "backbone", "P3", ...
+    Raises ValueError naming the first key of the backbone that is missing or unknown, or any of another shape.
+    """
+    def ours(found: re.Match) -> str:
+        return f"fpn.{found[1]}.{int(found[2]) + finest - network.config.finest}."
+    own = {key: value for key, value in network.state_dict().items() if not key.startswith("backbone.")}
+    state = {re.sub(r"^fpn\.(lateral|output)\.(\d+)\.", ours, key): value for key, value in state.items()}
+    taken = {key: value for key, value in state.items() if key.startswith("backbone.") or key.startswith("fpn.") and key in own}
+    _load_strictly(network, own | taken)
+    return ["backbone", *(f"P{int(key.split('.')[2]) + network.config.finest}" for key in taken if re.fullmatch(r"fpn\.output\..*\.weight", key))]

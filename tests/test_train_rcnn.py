@@ -13,7 +13,7 @@ from benchmarks import compare_models, speed
 from dataset.augment import Augment
 from dataset.loader import TrainLoader, eval_loader
 from dataset.voc import VOCDataset
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.fit import FitOptions, fit
 from engine.log import RunLog
 from engine.predict import predict
@@ -48,9 +48,52 @@ def test_it_is_trained_resumed_evaluated_and_detects(tmp_path, voc_folder, capsy
     assert set(metrics["ap"]) == {"disc", "slab"}
     entries = detect.main([str(voc_folder / "JPEGImages"), "--output", str(tmp_path / "found"), "--score-threshold", "0.01", *best])
     assert len(entries) == 12 and json.loads((tmp_path / "found" / "detections.json").read_text())
-    capsys.readouterr()
-    assert "--weights" in (line := refusal(train_voc.main, ["--data", voc_folder, *ROWS, "--output", tmp_path / "x", "--weights", run / "best.pth"], capsys))
-    assert "is a faster_rcnn, but --model is fcos" in line
+
+
+def started_from(file, state, config, *flags):
+    """(state dict, sentences) of a network for the class disc that starts from such a checkpoint."""
+    save_checkpoint(file, {"config": config, "model": state, "classes": ["disc", "slab"], "input": {}, "score_threshold": 0.3})
+    network, _, told = build_network(train_voc.parse_flags(["--weights", str(file), *flags])[0], ["disc"], None)
+    return network.state_dict(), told
+
+
+@pytest.mark.parametrize("config, flags, shift, levels", [
+    ({"levels": 3}, ["--model", "faster_rcnn", "--pyramid", "p3-p5"], 0, "P3, P4, P5"),
+    ({"levels": 5}, ["--model", "faster_rcnn"], 1, "P3, P4, P5"),
+    ({"model": "faster_rcnn"}, [], -1, "P3, P4, P5"), ({"model": "faster_rcnn"}, ["--model", "mask_rcnn"], 0, "P2, P3, P4, P5")])
+def test_backbone_and_pyramid_of_another_model_are_a_start(config, flags, shift, levels, tmp_path):
+    torch.manual_seed(0)
+    config = build_model({"num_classes": 2, "backbone": "regnet_x_400mf", "fpn_channels": 32, **config}).config.asdict()
+    theirs = {key: 99 + torch.randn_like(value) if value.is_floating_point() else value for key, value in build_model(config).state_dict().items()}
+    ours, told = started_from(tmp_path / "theirs.pth", theirs, config, *flags)
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items() if key.startswith("backbone."))
+    common = [(f"fpn.{part}.{place}.{kind}", f"fpn.{part}.{place + shift}.{kind}")
+              for part in ("lateral", "output") for kind in ("weight", "bias") for place in range(4) if 0 <= place + shift]
+    same = [torch.equal(theirs[key], ours[other]) for key, other in common if key in theirs and other in ours]
+    assert all(same) and len(same) == 4 * len(levels.split())
+    rest = [key for key in ours if key.endswith("weight") and not key.startswith("backbone.") and key not in [other for _, other in common]]
+    assert rest and all(ours[key].max() < 50 for key in rest)                               # as they were initialised
+    assert told[0].endswith(f"theirs.pth ({config['model']}): backbone, {levels} are taken over; the rest of the {(*flags, 'fcos')[1 if flags else 0]} is new")
+    assert told[1].endswith("decide, not the flags or their defaults: backbone regnet_x_400mf, pixel_mean (123.675, 116.28, 103.53), "
+                            "pixel_std (58.395, 57.12, 57.375), fpn_channels 32")
+
+
+def test_a_start_without_a_part_of_the_backbone_is_refused_by_file_and_key(tmp_path):
+    network = build_model({"num_classes": 2, "backbone": "regnet_x_400mf", "fpn_channels": 32, "levels": 3})
+    whole, key = network.state_dict(), "backbone.stem.0.weight"
+    for state, first in (({name: value for name, value in whole.items() if name != key}, key), ({**whole, "fpn.output.0.weight": torch.zeros(1)}, "fpn.output.1.weight")):
+        with pytest.raises(ValueError, match=f"theirs.pth: pre-trained weights: 1 keys are missing, unknown or of another shape; first: {first}$"):
+            started_from(tmp_path / "theirs.pth", state, network.config.asdict(), "--model", "faster_rcnn")
+
+
+def test_the_command_trains_on_from_the_body_of_an_fcos(tmp_path, voc_folder):
+    flags = ["--data", str(voc_folder), *ROWS, "--val-split", "none", "--workers", "0", "--max-steps", "1", "--lr", "0"]
+    train_voc.main([*flags, "--levels", "3", "--head-convs", "1", "--output", str(tmp_path / "fcos")])
+    best = str(tmp_path / "fcos" / "best.pth")
+    train_voc.main([*flags, *TINY, "--channels", "64", "--weights", best, "--output", str(tmp_path / "rcnn")])
+    log, old, new = (tmp_path / "rcnn" / "log.txt").read_text(), load_checkpoint(best)["model"], load_checkpoint(tmp_path / "rcnn" / "last.pth")["model"]
+    assert f"note: weights of {best} (fcos): backbone, P3, P4, P5 are taken over; the rest of the faster_rcnn is new\n" in log
+    assert torch.equal(new["fpn.output.2.weight"], old["fpn.output.2.weight"])
 
 
 @pytest.mark.parametrize("flags, sentence", [
