@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from model.anchors import ROI_WEIGHTS, clip_to_pictures, decode_deltas, encode_deltas, match, sample
+from model.anchors import MIN_SIDE, ROI_WEIGHTS, clip_to_pictures, decode_deltas, encode_deltas, match, sample
 from model.rpn import BETA, suppress
 from model.targets import IGNORED
 
-CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4        # a box as large as an ImageNet picture is seen on P4
+SIDE_OF_P0 = 224 / 2 ** 4                       # a box as large as an ImageNet picture is seen on P4
 POINTS = 2                                      # RoIAlign looks at 2 x 2 points of each cell
 START = {"cls_logits": 0.01, "deltas": 0.001}   # deviation of the first weights
 MIN_DETECTION = 0.01                            # side in input pixels; what is smaller is none
@@ -22,12 +22,13 @@ class RoIPool:
     """Features of boxes from the level that fits.
 
     "size"  twice the side is a level up, P4 at 224 px; P6 is for anchors alone
-    "own"   the level that a proposal comes from
+    "own"   the level that a proposal comes from; for an object, which comes from none, the one whose anchors are most of its size
     """
 
     def __init__(self, config):
-        self.strides = config.strides
-        self.by_size = by_size = partial(level_by_size, finest=config.finest, coarsest=min(config.finest + config.levels - 1, 5))
+        self.strides, coarsest = config.strides, config.finest + config.levels - 1
+        side, coarsest = {"size": (SIDE_OF_P0, min(coarsest, 5)), "own": (config.anchor_scale / math.sqrt(2), coarsest)}[config.roi_levels]
+        self.by_size = by_size = partial(level_by_size, side=side, finest=config.finest, coarsest=coarsest)
         self.level = {"size": lambda boxes, own: by_size(boxes), "own": lambda boxes, own: own}[config.roi_levels]
 
     def __call__(self, pyramid: list[Tensor], boxes: Tensor, picture: Tensor, own: Tensor, size: int) -> Tensor:
@@ -40,10 +41,10 @@ class RoIPool:
         return features
 
 
-def level_by_size(boxes: Tensor, finest: int, coarsest: int) -> Tensor:
-    """int64 [...]: 0 for the level P`finest`, from the side sqrt(area) of boxes [..., 4]."""
-    side = (boxes[..., 2:] - boxes[..., :2]).prod(-1).sqrt()
-    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + 1e-6)
+def level_by_size(boxes: Tensor, side: float, finest: int, coarsest: int) -> Tensor:
+    """int64 [...]: 0 for the level P`finest`, from the sides sqrt(area) of boxes [..., 4]; level k has those from side * 2 ** k px on."""
+    sides = (boxes[..., 2:] - boxes[..., :2]).prod(-1).sqrt()
+    level = torch.floor(torch.log2(sides / side) + 1e-6)
     return level.clamp(finest, coarsest).long() - finest
 
 
@@ -80,9 +81,10 @@ class BoxHead(nn.Module):
     @torch.no_grad()
     def samples(self, proposals: tuple, targets: dict) -> SimpleNamespace:
         """The proposals that the losses look at, and among them the objects themselves: boxes [B, S, 4], level [B, S], matched_gt [B, S]."""
-        real = (targets["labels"] >= 0) & ~targets["ignore"]
-        boxes = torch.cat([proposals[0], targets["boxes"].float()], 1)
-        level = torch.cat([proposals[1], torch.where(real, self.pool.by_size(targets["boxes"].float()), -1)], 1)
+        objects = targets["boxes"].float()
+        real = (targets["labels"] >= 0) & ~targets["ignore"] & (objects[..., 2:] - objects[..., :2] >= MIN_SIDE).all(-1)
+        boxes = torch.cat([proposals[0], objects], 1)
+        level = torch.cat([proposals[1], torch.where(real, self.pool.by_size(objects), -1)], 1)
         matched_gt = self.assign((boxes, level), targets)
         index, taken = self.sample(matched_gt, self.config.roi_samples, self.config.roi_positives)
         return SimpleNamespace(boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)), level=level.gather(1, index),

@@ -11,7 +11,10 @@ BETA = 1 / 9                # of the smooth L1 loss of deltas, from where on it 
 
 
 class RPN(nn.Module):
-    """Region proposal network. `sample` is the function that chooses the anchors of the loss; a test puts another in its place."""
+    """Region proposal network. `sample` is the function that chooses the anchors of the loss; a test puts another in its place.
+
+    Each replica and rank draws its own samples, so the gradient of one device is theirs on average, and exactly where all are taken.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -90,7 +93,8 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, picture: Tensor, iou
 
     boxes [K, 4], scores [K], groups int64 [K] (of one picture each), picture int64 [K]
     """
-    keep = batched_nms(boxes, scores, groups, iou_threshold)                              # best first, all pictures together
+    # Best first, all pictures together. It moves the groups apart, so far that float32 would be rounded by whole percents of small boxes.
+    keep = batched_nms(boxes.double(), scores.double(), groups, iou_threshold)
     keep = keep[picture[keep].argsort(stable=True)]
     of = picture[keep]
     rank = torch.arange(len(keep), device=keep.device) - torch.searchsorted(of, of)       # searchsorted: where its picture begins

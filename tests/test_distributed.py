@@ -15,18 +15,23 @@ from engine.distributed import RunningCounts, combine, replicate, select_device
 from model import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = {"num_classes": 2, "backbone": "regnet_x_400mf", "backbone_freeze": "norm", "fpn_channels": 32, "head_convs": 1, "levels": 3}
+SMALL = {"num_classes": 2, "backbone": "regnet_x_400mf", "backbone_freeze": "norm", "fpn_channels": 32}
+CONFIGS = {                                 # of two stages all anchors and proposals are samples; were they drawn, each would draw its own
+    "fcos": SMALL | {"head_convs": 1, "levels": 3},
+    "mask_rcnn": SMALL | {"model": "mask_rcnn", "pyramid": "p3-p5", "box_channels": 32, "mask_convs": 1, "mask_channels": 8, "rpn_samples": 10 ** 4,
+                          "rpn_positives": 1.0, "roi_samples": 10 ** 4, "roi_positives": 1.0, "training_proposals": 40}}
 
 
-def network_and_batch():
+def network_and_batch(model):
     torch.manual_seed(0)
-    network = build_model(CONFIG)
+    network = build_model(CONFIGS[model])
     # The first two pictures have objects, one many; the last two have none: a rank without positives is an ordinary case.
     boxes = torch.zeros(4, 3, 4)
     boxes[0] = torch.tensor([[4, 4, 30, 40], [30, 10, 60, 50], [0, 0, 64, 64]])
     boxes[1, 0] = torch.tensor([20, 20, 44, 44])
     labels = torch.tensor([[0, 1, 1], [0, -1, -1], [-1] * 3, [-1] * 3])
-    targets = {"boxes": boxes, "labels": labels, "weights": torch.ones(4, 3), "ignore": torch.zeros(4, 3, dtype=torch.bool)}
+    targets = {"boxes": boxes, "labels": labels, "weights": torch.ones(4, 3), "ignore": torch.zeros(4, 3, dtype=torch.bool),
+               "masks": torch.randint(0, 2, (4, 3, 64, 64), dtype=torch.uint8)}
     return network, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.full((4, 2), 64), targets
 
 
@@ -38,29 +43,34 @@ def gradient(network):
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad])
 
 
-def whole_batch():
-    network, images, sizes, targets = network_and_batch()
+def whole_batch(model):
+    network, images, sizes, targets = network_and_batch(model)
     loss, parts, _ = combine(network(images, sizes, targets))
     loss.backward()
     return gradient(network), {name: value.item() for name, value in parts.items()}
 
 
-def test_replicas_in_one_process_give_the_gradient_of_one_device():
-    expected, parts = whole_batch()
-    network, images, sizes, targets = network_and_batch()
+def assert_same(got, got_parts, expected, parts):
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
+    assert all(abs(got_parts[name] - value) < 1e-4 for name, value in parts.items())
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_replicas_in_one_process_give_the_gradient_of_one_device(model):
+    expected, parts = whole_batch(model)
+    network, images, sizes, targets = network_and_batch(model)
     replicas = [network(images[rows], sizes[rows], part(targets, rows)) for rows in (slice(0, 2), slice(2, 3), slice(3, 4))]
     gathered = {name: torch.cat([losses[name] for losses in replicas]) for name in replicas[0]}    # as DataParallel gathers
     loss, split_parts, _ = combine(gathered)
     loss.backward()
-    assert torch.allclose(gradient(network), expected, rtol=1e-4, atol=1e-6)
-    assert all(abs(split_parts[name].item() - value) < 1e-4 for name, value in parts.items())
+    assert_same(gradient(network), {name: value.item() for name, value in split_parts.items()}, expected, parts)
 
 
-def _rank(rank, size, file, results):
+def _rank(rank, model, size, file, results):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
-    network, images, sizes, targets = network_and_batch()
+    network, images, sizes, targets = network_and_batch(model)
     rows = slice(rank * 2, rank * 2 + 2)
     parallel = replicate(network, torch.device("cpu"))          # DDP reduces only while it is alive
     loss, parts, _ = combine(parallel(images[rows], sizes[rows], part(targets, rows)))
@@ -69,13 +79,12 @@ def _rank(rank, size, file, results):
     dist.destroy_process_group()
 
 
-def test_ranks_under_ddp_give_the_gradient_of_one_device(tmp_path):
-    expected, parts = whole_batch()
-    mp.spawn(_rank, args=(2, tmp_path / "store", str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize("model", CONFIGS)
+def test_ranks_under_ddp_give_the_gradient_of_one_device(model, tmp_path):
+    expected, parts = whole_batch(model)
+    mp.spawn(_rank, args=(model, 2, tmp_path / "store", str(tmp_path)), nprocs=2)
     for rank in range(2):
-        got, rank_parts = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6)
-        assert all(abs(rank_parts[name] - value) < 1e-4 for name, value in parts.items())
+        assert_same(*torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected, parts)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

@@ -55,9 +55,19 @@ def test_a_sheet_of_any_number_of_objects_has_a_legend(count):
     levels = [{"name": "P3", "boxes": torch.tensor([[0.0, 0, 64, 64]]), "matched_gt": torch.tensor([count - 1])},
               {"name": "proposals", "boxes": torch.zeros(0, 4), "matched_gt": torch.zeros(0).long()}]
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    sheet = show_targets.draw_targets(image, boxes, ["nail"] * count, torch.zeros(count, dtype=torch.bool), levels)
-    bare = show_targets.draw_targets(image, boxes, ["nail"] * count, torch.zeros(count, dtype=torch.bool), [])
+    none = torch.zeros(count, dtype=torch.bool)
+    sheet = show_targets.draw_targets(image, boxes, ["nail"] * count, none, none, levels)
+    bare = show_targets.draw_targets(image, boxes, ["nail"] * count, none, none, [])
     assert sheet.width > (1 + bool(count)) * 600 and bare.height > 640
+
+
+def test_the_legend_tells_regions_and_zones_from_objects_that_are_not_learnt(monkeypatch):
+    lines = []
+    monkeypatch.setattr(show_targets, "above_legend", lambda sheet, legend: lines.extend(text for _, text in legend))
+    boxes, levels = torch.tensor([[0.0, 0, 32, 32]] * 4), [{"name": "P3", "boxes": torch.tensor([[0.0, 0, 64, 64]]), "matched_gt": torch.tensor([0])}]
+    show_targets.draw_targets(torch.zeros(3, 64, 64, dtype=torch.uint8), boxes, ["nail"] * 4, torch.tensor([False, False, True, False]),
+                              torch.tensor([False, False, False, True]), levels)
+    assert lines[:4] == ["1 nail: P3 1", "2 nail: none", "3 nail: a region to leave out", "4 nail: a zone to ignore, where its class is left open"]
 
 
 def test_samples_of_voc_and_coco_folders_are_drawn_with_the_flags_of_training(voc_folder, tmp_path):

@@ -13,7 +13,8 @@ locations and anchors does not depend on them, that of proposals does.
 A PNG for each training sample, after augmentation: first the objects, each in a colour of its own, then what each level answers
 for. Coloured: trained to find the object of this colour. Grey: left out of the loss. All else is trained as background. What tiles
 the picture, as FCOS's locations do, is drawn as its cells; anchors and proposals as their outlines, ignored ones as dots.
-The legend says how often each object is answered for; one with "none" is not learnt from.
+The legend says how often each object is answered for; one with "none" is not learnt from. Dashed among the objects: regions and zones
+to ignore, which are none.
 """
 import argparse
 import os
@@ -82,11 +83,12 @@ def build_network(flags, checkpoint, num_classes):
     return build_model({"num_classes": num_classes, "model": flags.model, **fields}).eval()
 
 
-def draw_targets(image, boxes, names, ignore, levels):
+def draw_targets(image, boxes, names, ignore, zones, levels):
     """The sheet for one sample.
 
     image          uint8 [3, H, W]
-    boxes, names, ignore    of its M objects: xyxy in its pixels; class names; bool [M], True: a region to leave out
+    boxes, names, ignore, zones    of its M objects: xyxy in its pixels; class names; bool [M], True: a region to leave out; bool [M],
+                   True: no object, its class alone is left open
     levels         [{"name", "boxes" [N, 4], "matched_gt" [N]}], as a network's `assigned` gives them, of this sample
     """
     from util.draw import class_colours, draw_detections, grid, to_pil
@@ -94,8 +96,9 @@ def draw_targets(image, boxes, names, ignore, levels):
     scale = PANEL / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size])
     colours, numbered, boxes = class_colours(len(names)), [f"{row} {name}" for row, name in enumerate(names, start=1)], boxes * scale
-    everything = draw_detections(picture, boxes[ignore], [numbered[row] for row in ignore.nonzero()], classes=numbered, dashed=True)
-    everything = draw_detections(everything, boxes[~ignore], [numbered[row] for row in (~ignore).nonzero()], classes=numbered)
+    left_out, everything = ignore | zones, picture
+    for shown, dashed in ((left_out, True), (~left_out, False)):
+        everything = draw_detections(everything, boxes[shown], [numbered[row] for row in shown.nonzero()], classes=numbered, dashed=dashed)
     panels, answers, idle = [under_title(everything, "objects of this sample")], [[] for _ in names], []
     for level in levels:
         matched = level["matched_gt"]
@@ -107,8 +110,9 @@ def draw_targets(image, boxes, names, ignore, levels):
             panels.append(under_title(draw_level(picture, boxes, level["boxes"] * scale, matched, colours), title))
         else:
             idle.append(level["name"])
-    lines = [(colour, f"{name}: " + ("a region to leave out" if left_out else ", ".join(counts) or "none"))
-             for colour, name, left_out, counts in zip(colours, numbered, ignore.tolist(), answers, strict=True)]
+    lines = [(colour, f"{name}: " + ("a region to leave out" if region else "a zone to ignore, where its class is left open" if zone
+                                     else ", ".join(counts) or "none"))
+             for colour, name, region, zone, counts in zip(colours, numbered, ignore.tolist(), zones.tolist(), answers, strict=True)]
     lines += [(GREY, "ignored"), (None, "all else: background; dashed: the object")] + [(None, f"nothing on {', '.join(idle)}")] * bool(idle)
     return above_legend(grid(panels, max(2, -(-len(panels) // 2)), side=2 * PANEL), lines)
 
@@ -189,7 +193,8 @@ def main(argv=None):
             (height, width), real = batch["image_sizes"][0].tolist(), batch["labels"][0] >= 0
             names = [dataset.classes[label] for label in batch["labels"][0][real]]
             file = output / f"{count}_{info['image_id'].replace('/', '_')}.png"
-            draw_targets(batch["images"][0, :, :height, :width], batch["boxes"][0][real], names, batch["ignore"][0][real], levels).save(file)
+            boxes, ignore, zones = (batch[name][0][real] for name in ("boxes", "ignore", "zone_ignore"))
+            draw_targets(batch["images"][0, :, :height, :width], boxes, names, ignore, zones, levels).save(file)
             print(file)
 
 
