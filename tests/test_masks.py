@@ -207,9 +207,19 @@ class Drawn:
 
 
 AUGMENTS = {"mirrored": Augment(flip=1, jitter=0, rotate=0), "upside down": Augment(flip=0, vertical_flip=1, jitter=0, rotate=0),
-            "rotated": Augment(flip=0, jitter=0, rotate=30, rotate_probability=1), "zoomed": Augment(jitter=0, zoom=(0.5, 2)),
+            "rotated": Augment(flip=0, jitter=0, rotate=30, rotate_probability=1), "coloured": Augment(flip=0, jitter=0.05, rotate=0), "zoomed": Augment(jitter=0, zoom=(0.5, 2)),
             "cropped": Augment(jitter=0, crop=96, zoom=(0.7, 1.5)), "mosaic": Augment(jitter=0, mosaic=1, zoom=(0.5, 1.5)),
             "everything": Augment(jitter=0, vertical_flip=0.5, rotate_probability=0.5, zoom=(0.5, 2), mosaic=0.5)}
+
+
+def seen_masks(image, target):
+    """How many masks of a picture of Drawn are large enough to look at; what lies under each is its object."""
+    seen = 0
+    for label, mask in zip(target["labels"].tolist(), target["masks"].bool(), strict=True):
+        inner = mask & (torch.nn.functional.avg_pool2d(mask.float()[None, None], 5, 1, 2)[0, 0] > 0.99)     # not along the rim
+        seen += int(inner.sum() > 20)
+        assert ((image[0][inner].int() - Drawn.values[label]).abs() > 25).sum() <= 0.01 * inner.sum()
+    return seen
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
@@ -221,14 +231,42 @@ def test_masks_stay_on_their_objects_and_pixels_and_boxes_are_what_they_are_with
         check_target(target, image.shape[-2:], 3, name)
         same, without = AUGMENTS[name](plain, 0, min_size, 1000, random.Random(seed))
         assert torch.equal(image, same) and all(torch.equal(target[field], without[field]) for field in ("boxes", "labels", "weights"))
-        for label, mask in zip(target["labels"].tolist(), target["masks"].bool(), strict=True):
-            inner = mask & (torch.nn.functional.avg_pool2d(mask.float()[None, None], 5, 1, 2)[0, 0] > 0.99)     # not along the rim
-            seen += int(inner.sum() > 20)
-            assert ((image[0][inner].int() - Drawn.values[label]).abs() > 25).sum() <= 0.01 * inner.sum()
+        seen += seen_masks(image, target)
         bright = image.amin(0) > 160
         if len(target["boxes"]) == 3:                     # none was dropped: all that is bright belongs to one
             assert (bright & ~target["masks"].bool().any(0)).sum() <= 0.02 * bright.sum() + 60
     assert seen > 4
+
+
+@pytest.fixture(scope="module")
+def of_all_kinds(tmp_path_factory):
+    """The picture of Drawn from a json: a polygon, an RLE of numbers, and a crowd whose RLE is packed; and a picture of nothing."""
+    folder, (image, target) = tmp_path_factory.mktemp("kinds"), Drawn()[0]
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "a.png")
+    Image.new("RGB", (100, 60)).save(folder / "b.png")
+    (x1, y1, x2, y2), angles = Drawn().boxes[0].tolist(), torch.arange(40) * torch.pi / 20
+    polygon = torch.stack([(x1 + x2) / 2 + (x2 - x1) / 2 * angles.cos(), (y1 + y2) / 2 + (y2 - y1) / 2 * angles.sin()], 1).flatten().tolist()
+    columns = target["masks"][1].T.flatten()
+    counts = torch.unique_consecutive(columns, return_counts=True)[1].tolist()
+    kinds = [[polygon], {"size": [60, 100], "counts": [0] * int(columns[0]) + counts}, encode_rle(target["masks"][2:])[0]]
+    annotations = [{"id": row, "image_id": 1, "category_id": row + 1, "iscrowd": int(row == 2), "segmentation": kind,
+                    "bbox": [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]}
+                   for row, (kind, box) in enumerate(zip(kinds, Drawn().boxes, strict=True))]
+    (folder / "a.json").write_text(json.dumps({
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}], "annotations": annotations,
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(Drawn.classes)]}))
+    return COCODataset(folder / "a.json", folder, with_masks=True)
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_polygons_run_lengths_and_crowds_of_a_json_go_through_every_augmentation(name, of_all_kinds):
+    seen, crowds = 0, 0
+    for seed in range(4):
+        image, target = AUGMENTS[name](of_all_kinds, 0, 80, 1000, random.Random(seed))
+        check_target(target, image.shape[-2:], 3, name)
+        assert torch.equal(target["ignore"], target["labels"] == 2)        # each field of a row is still that of its object
+        seen, crowds = seen + seen_masks(image, target), crowds + int(target["ignore"].sum())
+    assert seen > 3 and crowds
 
 
 class Plain(Drawn):

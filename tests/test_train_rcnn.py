@@ -5,9 +5,12 @@ import pytest
 import torch
 import torchvision
 from colour_network import refusal
+from test_detect import draw_picture
 
 import detect
+import eval_coco
 import eval_voc
+import train_coco
 import train_voc
 from benchmarks import compare_models, speed
 from dataset.augment import Augment
@@ -21,6 +24,7 @@ from evaluation.report import evaluate
 from model import build_model
 from model.export import onnx_model
 from training import build_network
+from util.masks import decode_rle, encode_rle
 
 ROWS = ("--backbone regnet_x_400mf --channels 32 --min-size 64 --max-size 96 --weights none --device cpu --batch-size 3").split()
 TINY = [*ROWS, *"--model faster_rcnn --pyramid p3-p5 --box-channels 32 --proposals 50 --training-proposals 50".split()]
@@ -48,6 +52,33 @@ def test_it_is_trained_resumed_evaluated_and_detects(tmp_path, voc_folder, capsy
     assert set(metrics["ap"]) == {"disc", "slab"}
     entries = detect.main([str(voc_folder / "JPEGImages"), "--output", str(tmp_path / "found"), "--score-threshold", "0.01", *best])
     assert len(entries) == 12 and json.loads((tmp_path / "found" / "detections.json").read_text())
+
+
+def test_a_mask_rcnn_is_trained_from_json_evaluated_and_drawn(tmp_path):
+    images, annotations, boxes = [], [], ((16, 8, 56, 48), (64, 32, 120, 88), (0, 60, 40, 96))
+    for number in range(3):                                     # a polygon and an RLE, all three with a crowd, nothing
+        shown = boxes[:(2, 3, 0)[number]]
+        draw_picture(tmp_path / "in" / f"{number}.png", *shown)
+        images.append({"id": number, "file_name": f"{number}.png"})
+        for row, (x1, y1, x2, y2) in enumerate(shown):
+            mask = torch.zeros(1, 96, 128)
+            mask[:, y1:y2, x1:x2] = 1
+            annotations.append({"id": len(annotations), "image_id": number, "category_id": row % 2, "iscrowd": int(row == 2), "bbox": [x1, y1, x2 - x1, y2 - y1],
+                                "segmentation": encode_rle(mask)[0] if row else [[x1, y1, x2, y1, x2, y2, x1, y2]]})
+    data = tmp_path / "a.json"
+    data.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "disc"}, {"id": 1, "name": "slab"}]}))
+    flags = [*TINY, "--model", "mask_rcnn", "--workers", "0", "--max-steps", "2", "--lr", "0.01", "--mosaic", "0.5", "--vertical-flip", "0.5", "--strong-view", "on"]
+    run, pair = tmp_path / "run", [str(data), "--train-images", str(tmp_path / "in")]
+    train_coco.main(["--train-json", *pair, "--val-json", str(data), "--val-images", pair[-1], "--output", str(run), *flags])
+    header, *lines = (run / "metrics.csv").read_text().splitlines()
+    assert {"objectness", "rpn_reg", "cls", "reg", "mask"} <= {*header.split(",")} and "nan" not in lines[-1]
+    best = ["--checkpoint", str(run / "best.pth"), "--device", "cpu"]
+    metrics = eval_coco.main(["--json", str(data), "--images", pair[-1], "--workers", "0", *best])
+    assert {"AP", "AP50", "APs"} <= {*metrics["segm"]} and len(list((run / "eval" / "pictures").glob("*.jpg"))) == 3
+    assert all(set(result["segmentation"]) == {"size", "counts"} for result in json.loads((run / "eval" / "detections.json").read_text()))
+    entries = detect.main([pair[-1], "--output", str(tmp_path / "found"), "--score-threshold", "0.01", *best])
+    masks = [decode_rle(found["segmentation"], (96, 128)) for entry in entries for found in entry["detections"]]
+    assert len(entries) == 3 and masks and any(mask.any() for mask in masks)
 
 
 def started_from(file, state, config, *flags):
