@@ -16,7 +16,8 @@ CHOICES = {
 LIMITS = {                  # lowest and highest of what a number of a two-stage model can be
     "anchor_scale": (0.5, 64), "anchor_ratios": (0.05, 20), "rpn_iou": (0, 1), "rpn_samples": (1, INF), "roi_samples": (1, INF),
     "rpn_positives": (0, 1), "roi_positives": (0, 1), "rpn_nms_iou": (0, 1), "roi_iou": (0, 1), "proposals": (1, INF),
-    "training_proposals": (1, INF), "box_channels": (1, INF), "mask_convs": (0, INF), "mask_channels": (1, INF)}
+    "training_proposals": (1, INF), "roi_size": (1, INF), "box_channels": (1, INF), "mask_size": (1, INF),
+    "mask_convs": (0, INF), "mask_channels": (1, INF)}
 
 # What the known detectors have in common with nobody else. Pixels, and how the ResNet was made, are a matter of the weights it starts from.
 PRESETS = {

@@ -66,6 +66,8 @@ def test_where_nothing_is_sure_enough_or_proposed_nothing_is_found():
     losses = network(IMAGES, SIZES, targets(labels=((-1, -1), (-1, -1))))
     assert losses["cls"].tolist() == losses["mask"].tolist() == [[0, 0]] and losses["objectness"][0, 1] == 512
     combine(losses)[0].backward()
+    losses = network(IMAGES, SIZES, targets())                  # the objects themselves are left to learn from
+    assert losses["cls"][0, 1] == losses["mask"][0, 1] == 2 and all(pair.isfinite().all() for pair in losses.values())
 
 
 def test_objects_without_area_are_none():
@@ -80,7 +82,7 @@ def test_objects_without_area_are_none():
     ({"roi_levels": "all"}, "roi_levels is 'all', not one of size, own"), ({"rpn_iou": (0.7, 0.3)}, r"rpn_iou is \(0.7, 0.3\), must be two numbers, the lower first"),
     ({"rpn_iou": (0.3, 1.7)}, r"rpn_iou is \(0.3, 1.7\), must be in 0..1"), ({"proposals": 0}, "proposals is 0, must be 1 or more"),
     ({"anchor_ratios": ()}, r"anchor_ratios is \(\), must be one or more"), ({"anchor_scale": -8.0}, "anchor_scale is -8.0, must be in 0.5..64"),
-    ({"levels": 5}, "unknown field 'levels'"), ({"backbone": "vgg"}, "backbone is 'vgg', not one of")])
+    ({"roi_size": 0}, "roi_size is 0, must be 1 or more"), ({"levels": 5}, "unknown field 'levels'"), ({"backbone": "vgg"}, "backbone is 'vgg', not one of")])
 def test_what_cannot_be_is_refused_by_name(fields, sentence):
     with pytest.raises(ValueError, match=f"^.*{sentence}"):
         small_model(**fields)
