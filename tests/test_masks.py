@@ -240,10 +240,9 @@ def test_masks_stay_on_their_objects_and_pixels_and_boxes_are_what_they_are_with
 
 @pytest.fixture(scope="module")
 def of_all_kinds(tmp_path_factory):
-    """The picture of Drawn from a json: a polygon, an RLE of numbers, and a crowd whose RLE is packed; and a picture of nothing."""
+    """The picture of Drawn from a json: a polygon, an RLE of numbers, and a crowd whose RLE is packed."""
     folder, (image, target) = tmp_path_factory.mktemp("kinds"), Drawn()[0]
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "a.png")
-    Image.new("RGB", (100, 60)).save(folder / "b.png")
     (x1, y1, x2, y2), angles = Drawn().boxes[0].tolist(), torch.arange(40) * torch.pi / 20
     polygon = torch.stack([(x1 + x2) / 2 + (x2 - x1) / 2 * angles.cos(), (y1 + y2) / 2 + (y2 - y1) / 2 * angles.sin()], 1).flatten().tolist()
     columns = target["masks"][1].T.flatten()
@@ -253,7 +252,7 @@ def of_all_kinds(tmp_path_factory):
                     "bbox": [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]}
                    for row, (kind, box) in enumerate(zip(kinds, Drawn().boxes, strict=True))]
     (folder / "a.json").write_text(json.dumps({
-        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}], "annotations": annotations,
+        "images": [{"id": 1, "file_name": "a.png"}], "annotations": annotations,
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(Drawn.classes)]}))
     return COCODataset(folder / "a.json", folder, with_masks=True)
 

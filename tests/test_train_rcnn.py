@@ -6,6 +6,7 @@ import torch
 import torchvision
 from colour_network import refusal
 from test_detect import draw_picture
+from test_masks import of_all_kinds  # noqa: F401
 
 import detect
 import eval_coco
@@ -20,6 +21,7 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.fit import FitOptions, fit
 from engine.log import RunLog
 from engine.predict import predict
+from evaluation import coco_ap
 from evaluation.report import evaluate
 from model import build_model
 from model.export import onnx_model
@@ -54,7 +56,7 @@ def test_it_is_trained_resumed_evaluated_and_detects(tmp_path, voc_folder, capsy
     assert len(entries) == 12 and json.loads((tmp_path / "found" / "detections.json").read_text())
 
 
-def test_a_mask_rcnn_is_trained_from_json_evaluated_and_drawn(tmp_path):
+def test_a_mask_rcnn_is_trained_from_json_and_the_body_of_an_fcos_evaluated_and_drawn(tmp_path):
     images, annotations, boxes = [], [], ((16, 8, 56, 48), (64, 32, 120, 88), (0, 60, 40, 96))
     for number in range(3):                                     # a polygon and an RLE, all three with a crowd, nothing
         shown = boxes[:(2, 3, 0)[number]]
@@ -68,8 +70,12 @@ def test_a_mask_rcnn_is_trained_from_json_evaluated_and_drawn(tmp_path):
     data = tmp_path / "a.json"
     data.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "disc"}, {"id": 1, "name": "slab"}]}))
     flags = [*TINY, "--model", "mask_rcnn", "--workers", "0", "--max-steps", "2", "--lr", "0.01", "--mosaic", "0.5", "--vertical-flip", "0.5", "--strong-view", "on"]
+    fcos = build_model({"num_classes": 2, "backbone": "regnet_x_400mf", "fpn_channels": 32, "levels": 3, "head_convs": 1})
+    save_checkpoint(tmp_path / "fcos.pth", {"config": fcos.config.asdict(), "model": fcos.state_dict(), "classes": ["disc", "slab"], "input": {}, "score_threshold": 0.3})
     run, pair = tmp_path / "run", [str(data), "--train-images", str(tmp_path / "in")]
-    train_coco.main(["--train-json", *pair, "--val-json", str(data), "--val-images", pair[-1], "--output", str(run), *flags])
+    train_coco.main(["--train-json", *pair, "--val-json", str(data), "--val-images", pair[-1], "--output", str(run), *flags,
+                     "--channels", "64", "--weights", str(tmp_path / "fcos.pth")])
+    assert f"note: weights of {tmp_path / 'fcos.pth'} (fcos): backbone, P3, P4, P5 are taken over; the rest of the mask_rcnn is new\n" in (run / "log.txt").read_text()
     header, *lines = (run / "metrics.csv").read_text().splitlines()
     assert {"objectness", "rpn_reg", "cls", "reg", "mask"} <= {*header.split(",")} and "nan" not in lines[-1]
     best = ["--checkpoint", str(run / "best.pth"), "--device", "cpu"]
@@ -115,16 +121,6 @@ def test_a_start_without_a_part_of_the_backbone_is_refused_by_file_and_key(tmp_p
     for state, first in (({name: value for name, value in whole.items() if name != key}, key), ({**whole, "fpn.output.0.weight": torch.zeros(1)}, "fpn.output.1.weight")):
         with pytest.raises(ValueError, match=f"theirs.pth: pre-trained weights: 1 keys are missing, unknown or of another shape; first: {first}$"):
             started_from(tmp_path / "theirs.pth", state, network.config.asdict(), "--model", "faster_rcnn")
-
-
-def test_the_command_trains_on_from_the_body_of_an_fcos(tmp_path, voc_folder):
-    flags = ["--data", str(voc_folder), *ROWS, "--val-split", "none", "--workers", "0", "--max-steps", "1", "--lr", "0"]
-    train_voc.main([*flags, "--levels", "3", "--head-convs", "1", "--output", str(tmp_path / "fcos")])
-    best = str(tmp_path / "fcos" / "best.pth")
-    train_voc.main([*flags, *TINY, "--channels", "64", "--weights", best, "--output", str(tmp_path / "rcnn")])
-    log, old, new = (tmp_path / "rcnn" / "log.txt").read_text(), load_checkpoint(best)["model"], load_checkpoint(tmp_path / "rcnn" / "last.pth")["model"]
-    assert f"note: weights of {best} (fcos): backbone, P3, P4, P5 are taken over; the rest of the faster_rcnn is new\n" in log
-    assert torch.equal(new["fpn.output.2.weight"], old["fpn.output.2.weight"])
 
 
 @pytest.mark.parametrize("flags, sentence", [
@@ -176,6 +172,20 @@ def test_a_tiny_one_learns_a_picture_by_heart(tmp_path, voc_maker):
     found = predict(network, eval_loader(data, *sizes, batch_size=2), "cpu", progress=False)
     metrics = evaluate(found, {id: data.target(index) for index, id in enumerate(data.ids)}, data.classes)
     assert metrics["mAP"] == 1 and metrics["mAP_50_95"] > 0.5
+
+
+def test_a_tiny_mask_rcnn_learns_outlines_by_heart(tmp_path, of_all_kinds):  # noqa: F811
+    torch.manual_seed(0)
+    network = build_model({"num_classes": 3, "model": "mask_rcnn", "backbone": "regnet_x_400mf", "fpn_channels": 32, "pyramid": "p3-p5",
+                           "anchor_scale": 4.0, "box_channels": 128, "proposals": 50, "training_proposals": 50,
+                           "rpn_samples": 64, "roi_samples": 16, "roi_positives": 0.5, "mask_convs": 2, "mask_channels": 32})
+    loader = TrainLoader(of_all_kinds, Augment(flip=0, jitter=0, rotate=0), 1, (96,), 160)
+    checkpoint = {"config": {}, "classes": of_all_kinds.classes, "input": {}, "score_threshold": 0.3, "flags": {}}
+    fit(network, loader, None, RunLog(tmp_path / "run"), FitOptions(epochs=60, lr=0.01, warmup_steps=5, schedule="cosine", ema_decay=0.9),
+        torch.device("cpu"), checkpoint)
+    found = predict(network, eval_loader(of_all_kinds, 96, 160), "cpu", progress=False)
+    metrics = coco_ap.evaluate(found, of_all_kinds.truth(), of_all_kinds.classes)
+    assert metrics["segm"]["AP50"] > 0.99 and metrics["segm"]["AP"] > 0.4 and metrics["mAP"] > 0.3
 
 
 def test_models_are_compared_by_one_command(tmp_path, voc_folder, monkeypatch, capsys):
