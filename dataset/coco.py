@@ -42,7 +42,7 @@ def _refuse_repeats(path, part, key, values):
     seen = set()
     for value in values:
         if not isinstance(value, (int, str)) or str(value) in seen:
-            rule = "is there more than once, it must be unique" if isinstance(value, (int, str)) else "must be a number or a text"
+            rule = "is there more than once, it must be unique" if isinstance(value, (int, str)) else "must be a whole number or a text"
             raise ValueError(f"{path}: {key} {value!r} in '{part}' {rule}")
         seen.add(str(value))
 
@@ -133,7 +133,11 @@ class COCODataset(AnnotatedPictures):
             try:
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
-                area, origin = float(annotation.get("area", w * h)), read_origin(annotation)
+                area, origin = annotation.get("area"), read_origin(annotation)
+                if not isinstance(area, (int, float, type(None))):
+                    raise ValueError(f"area is {area!r}, must be a number")
+                region = is_set(annotation, "iscrowd") or is_set(annotation, "ignore")
+                difficult = region or is_set(annotation, "difficult")
                 if self._rle_counts is not None:
                     self._rle_counts.append(segmentation_rle(annotation.get("segmentation"), size)["counts"])
                     self.without_mask += not annotation.get("segmentation")
@@ -141,9 +145,8 @@ class COCODataset(AnnotatedPictures):
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue
             self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1
-            region = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-            objects.append((name, edges, region or bool(annotation.get("difficult")), region, origin))
-            self._written.append((x, y, w, h, area))
+            objects.append((name, edges, difficult, region, origin))
+            self._written.append((x, y, w, h, w * h if area is None else area))
         self._add(str(image["id"]), picture, size, objects)
 
     def truth(self):
@@ -169,6 +172,14 @@ class COCODataset(AnnotatedPictures):
             masks = [decode_rle(rle, target["orig_size"]) for rle in rles]
             target[name] = torch.stack(masks) if masks else torch.zeros(0, *target["orig_size"], dtype=torch.uint8)
         return image, target
+
+
+def is_set(annotation, key):
+    """Whether the 0 or 1 of an annotation is 1; 0 where it is absent. Raises ValueError for anything else: the text "0" is no 0."""
+    value = annotation.get(key) or 0
+    if value not in (0, 1):
+        raise ValueError(f"{key} is {value!r}, must be 0 or 1")
+    return value == 1
 
 
 def segmentation_rle(segmentation, size):

@@ -63,6 +63,13 @@ def test_a_difficult_object_is_trained_on_and_an_ignored_one_is_a_region(write, 
     assert target["difficult"].tolist() == [True, True] and target["ignore"].tolist() == [False, True]
 
 
+def test_what_the_file_leaves_open_is_0_and_the_area_that_of_the_box(write, tmp_path):
+    values = contents()
+    values["annotations"] = [{**values["annotations"][0], "iscrowd": None, "ignore": False, "area": None}]
+    dataset = COCODataset(write(values), tmp_path)
+    assert dataset.target(0)["ignore"].tolist() == [False] and dataset.truth()["0"]["areas"].tolist() == [30 * 20.5]
+
+
 def test_ground_truth_is_as_written_though_the_target_is_cut(write, tmp_path):
     values = contents()
     values["annotations"][0]["bbox"] = [-5.25, 20, 30, 40]
@@ -102,6 +109,9 @@ def test_a_mosaic_of_crowds_keeps_every_field_alike(write, tmp_path):
     (lambda v: v["annotations"][0].pop("bbox"), "annotation 0: (nail) bbox is None, must be four numbers"),
     (lambda v: v["annotations"][0].update(bbox=[10, 20, 5, float("nan")]), "must be four numbers"),
     (lambda v: v["annotations"][0].update(bbox=[101, 20, 5, 5]), "annotation 0: (nail) lies outside the 100x50 picture"),
+    (lambda v: v["annotations"][1].update(iscrowd="0"), "annotation 5: (clip) iscrowd is '0', must be 0 or 1"),
+    (lambda v: v["annotations"][0].update(difficult=2), "annotation 0: (nail) difficult is 2, must be 0 or 1"),
+    (lambda v: v["annotations"][0].update(area="big"), "annotation 0: (nail) area is 'big', must be a number"),
     (lambda v: v["annotations"][1].update(category_id=3), "annotation 5: category_id is 3, not one of 90, 0, 8"),
     (lambda v: v["annotations"][1].update(image_id=3), "annotation 5: image_id is 3, which is the id of no image"),
     (lambda v: v["images"][0].update(width=50, height=100), "image 0: its size is 50x100, its size before the EXIF rotation, but"),
@@ -126,7 +136,8 @@ def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp
     (lambda v: v["categories"].append({"id": 1, "name": "nail"}), "name 'nail' in 'categories' is there more than once"),
     (lambda v: v["categories"][0].pop("name"), "entry 1 of 'categories' must have id, name, but has no name"),
     (lambda v: v["images"][1].pop("file_name"), "entry 2 of 'images' must have id, file_name, but has no file_name"),
-    (lambda v: v["images"][1].update(id=[1]), "id [1] in 'images' must be a number or a text"),
+    (lambda v: v["images"][1].update(id=[1]), "id [1] in 'images' must be a whole number or a text"),
+    (lambda v: v["images"][1].update(id=7.0), "id 7.0 in 'images' must be a whole number or a text"),
     (lambda v: v.pop("annotations"), "is no COCO instances file, it has no list 'annotations'"),
 ])
 def test_a_file_that_contradicts_itself_is_refused(change, sentence, write):
