@@ -11,6 +11,7 @@ score_threshold  detect.py's default
 metrics          the newest evaluation, {} before the first
 flags            every flag of the run;  versions, commit: of what made it
 """
+import argparse
 import functools
 import os
 import pickle
@@ -49,12 +50,14 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def load_tensors(path: Path):
-    """What anybody's torch.save wrote, on the CPU. Raises ValueError, naming the file, for what is more than tensors and plain types."""
+    """What anybody's torch.save wrote, on the CPU. Raises ValueError, naming the file, for what is more than tensors and plain types;
+    a Namespace of flags, which torchvision's training script puts beside its weights, is one."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: holds more than tensors and plain values (or is damaged); "
                          "a checkpoint that could run code is not loaded") from None

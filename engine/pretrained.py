@@ -57,7 +57,8 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
     inner = next((name for name in ("model", "state_dict") if isinstance(content, dict) and isinstance(content.get(name), dict)), None)
     state = content[inner] if inner else content
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError("holds no state dict")
+        held = ", ".join(map(repr, [*content][:5])) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"is no state dict and has none below 'model' or 'state_dict'; it holds {held or 'nothing'}")
     family, config, model, dropped = convert(state, family, variant)
     if names and len(names) != config["num_classes"]:
         raise ValueError(f"has {config['num_classes']} classes, not the {len(names)} that are named")

@@ -176,7 +176,7 @@ def family_of(state: dict) -> str:
 
 
 def _our_key(family: str, key: str) -> str:
-    key = key.removeprefix("module.")                                   # of a network saved inside DataParallel
+    key = re.sub(r"^((module|_orig_mod)\.)+", "", key)                   # of a network saved inside DataParallel, or compiled
     for pattern, replacement in FAMILIES[family]["keys"]:
         key = re.sub(pattern, replacement, key)
     return key

@@ -1,4 +1,5 @@
 """tools/convert_weights.py: what another implementation finds with its weights, the converted checkpoint finds too."""
+import argparse
 import re
 from pathlib import Path
 
@@ -201,10 +202,30 @@ def test_what_does_not_fit_is_named(small, change, sentence):
         convert(state)
 
 
-@pytest.mark.parametrize("content", [{}, [], {"model": {}}, {"state_dict": {"a": 1}}, torch.zeros(1), {"classes": ["a"]}])
-def test_what_is_no_state_dict_is_refused(content, tmp_path, capsys):
+@pytest.mark.parametrize("content, held", [
+    ({}, "nothing"), ([], "a list"), ({"model": {}}, "'model'"), ({"state_dict": {"a": 1}}, "'state_dict'"), (torch.zeros(1), "a Tensor"),
+    ({"ema": {"a": torch.zeros(1)}, "epoch": 3}, "'ema', 'epoch'"), ({"a": torch.zeros(1), **dict.fromkeys("bcdef", 1)}, "'a', 'b', 'c', 'd', 'e'")])
+def test_what_is_no_state_dict_is_refused(content, held, tmp_path, capsys):
     torch.save(content, tmp_path / "theirs.pth")
-    assert refused(tmp_path / "theirs.pth", capsys) == f"error: {tmp_path / 'theirs.pth'}: holds no state dict\n"
+    sentence = f"is no state dict and has none below 'model' or 'state_dict'; it holds {held}"
+    assert refused(tmp_path / "theirs.pth", capsys) == f"error: {tmp_path / 'theirs.pth'}: {sentence}\n"
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_network_that_was_wrapped_for_training_is_known_all_the_same(small, prefix):
+    plain, wrapped = convert(small), convert({f"{prefix}{key}": value for key, value in small.items()})
+    assert wrapped[:2] == plain[:2] and all(torch.equal(value, plain[2][key]) for key, value in wrapped[2].items())
+
+
+@pytest.mark.usefixtures("no_random_start")
+def test_what_torchvisions_training_script_writes_is_taken(tmp_path, capsys):
+    network = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[16, 22])
+    content = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "lr_scheduler": scheduler.state_dict(),
+               "args": argparse.Namespace(lr=0.02, lr_steps=[16, 22], amp=True), "epoch": 25}
+    assert converted(tmp_path, content, "--classes", "nail")["classes"] == ["nail"]
+    assert "left out: counters of batch norms, optimizer, lr_scheduler, args, epoch, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags, sentence", [
