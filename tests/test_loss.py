@@ -54,10 +54,18 @@ def test_linear_iou_and_diou_by_hand():
     assert diou_loss(a, b).item() == pytest.approx(2 / 3 + 1 / (9 + 4))            # centres 1 apart in a hull of 3 x 2
 
 
-def test_positives_can_weigh_the_same_in_the_box_loss():
-    # As below by hand: four positives, each 2.25 / 5.75 - (6.25 - 5.75) / 6.25 of GIoU.
-    result, _ = losses(config=FCOSConfig(num_classes=3, box_weighting="none"))
-    assert result["reg"][0].tolist() == pytest.approx([4 * (1 - 2.25 / 5.75 + 0.5 / 6.25), 4], rel=1e-4)
+@pytest.mark.parametrize("name, each", [("giou", 1 - 2.25 / 5.75 + 0.5 / 6.25), ("iou", -math.log(2.25 / 5.75)), ("linear_iou", 1 - 2.25 / 5.75),
+                                        ("diou", 1 - 2.25 / 5.75 + 0.5 / 12.5)])
+def test_each_box_loss_where_positives_weigh_the_same(name, each):
+    # As below by hand: four positives, IoU 2.25 / 5.75 in a hull of 2.5 x 2.5, the centres (0.5, 0.5) apart.
+    result, _ = losses(config=FCOSConfig(num_classes=3, box_loss=name, box_weighting="none"))
+    assert result["reg"][0].tolist() == pytest.approx([4 * each, 4], rel=1e-4)
+
+
+def test_the_focal_loss_has_the_alpha_and_gamma_of_the_config():
+    # All probabilities are a half; 4 of the 16 x 3 are those of positives.
+    result, _ = losses(logit=0.0, config=FCOSConfig(num_classes=3, focal_alpha=0.4, focal_gamma=1.0))
+    assert result["cls"][0, 0].item() == pytest.approx((4 * 0.4 + 44 * 0.6) * 0.5 * math.log(2), rel=1e-4)
 
 
 def test_the_losses_of_one_box_by_hand():

@@ -214,6 +214,17 @@ def test_coco_weights_are_a_whole_detector_that_decides_what_its_weights_mean(mo
     assert told[1].startswith("the weights of coco decide, not the flags or their defaults: backbone resnet50, ") and "fpn_channels 256, " in told[1]
 
 
+def test_the_file_of_another_repository_gives_a_run_its_class_rows_by_name(tmp_path):
+    theirs = random_weights(next(case for case in CASES if case.family == "adelaidet"), channels=32)
+    torch.save({"model": theirs, "iteration": 90000}, tmp_path / "theirs.pth")
+    flags, _ = train_voc.parse_flags(["--weights", str(tmp_path / "theirs.pth")])
+    network, config, told = build_network(flags, ["nail", "dog"], None)
+    rows, their_rows = network.head.cls_logits.weight, theirs["proposal_generator.fcos_head.cls_logits.weight"]
+    assert torch.equal(rows[1], their_rows[16]) and not any(torch.equal(rows[0], row) for row in their_rows)
+    assert (config["pixel_order"], config["stride_in_1x1"], config["distance"], config["fpn_channels"]) == ("bgr", True, "relu", 32)
+    assert told[0] == f"weights of {tmp_path / 'theirs.pth'}; class rows taken over: dog; new: nail"
+
+
 def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_folder, capsys):
     weights = random_weights(next(case for case in CASES if case.family == "fcos"), channels=32)
     torch.save({"model": weights}, tmp_path / "fcos.pth")
