@@ -85,7 +85,7 @@ FAMILIES = {
         "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN, "box_weighting": "none", "range_ends": "open",
                    "threshold_on": "score", "score_threshold": 0.2},
         "variants": {}},
-    "zhenghao977": {                    # FCOS-PyTorch-37.2AP: the published VOC file, and what its train_voc.py and train_coco.py write
+    "zhenghao977": {                    # FCOS-PyTorch-37.2AP: the published VOC file, what train_voc.py writes, the published COCO file
         "keys": [
             (r"^fcos_body\.backbone\.", "backbone."),
             (r"^fcos_body\.fpn\.prj_(\d)\.", _number("fpn.lateral.{}.", -3)), (r"^fcos_body\.fpn\.conv_(\d)\.", _number("fpn.output.{}.", -3)),

@@ -12,7 +12,8 @@ torchvision_rcnn  published, trained            torchvision's fasterrcnn_resnet5
 fcos              plain, improved               the authors' tianzhi0549/FCOS: FCOS_R_... and FCOS_imprv_R_...
 adelaidet                                       aim-uofa/AdelaiDet
 detectron2                                      detectron2's own FCOS
-zhenghao977       voc, train_voc, train_coco    FCOS-PyTorch-37.2AP: the published VOC file, what train_voc.py and train_coco.py there write
+zhenghao977       voc, train_voc, train_coco    FCOS-PyTorch-37.2AP: the published VOC file; what train_voc.py writes; the published COCO
+                                                file, and what train_coco.py writes
 mmdet             plain, improved, lsj          mmdetection: fcos_*_gn-head_*, *-center-normbbox-centeronreg-giou_*, *-lsj-200e_*
 
 A variant has to be named where the weights do not tell it: both would load, and one would find nothing. Every key is used
