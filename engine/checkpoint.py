@@ -28,8 +28,9 @@ _REQUIRED = ("format", "config", "model", "classes", "input", "score_threshold")
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Written beside `path`, flushed, renamed: at every moment the file at `path` is whole."""
+    """Written beside `path`, flushed, renamed: at every moment the file at `path` is whole. Its folder is made where there is none."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     with open(temporary, "wb") as file:
         torch.save({"format": CHECKPOINT_FORMAT, "versions": versions(), "commit": commit(), **state}, file)

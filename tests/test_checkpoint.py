@@ -12,8 +12,8 @@ CONTENTS = {"config": {"num_classes": 1}, "model": {"w": torch.ones(2)}, "classe
 
 
 def test_what_is_saved_comes_back_with_versions(tmp_path):
-    save_checkpoint(tmp_path / "a.pth", CONTENTS)
-    state = load_checkpoint(tmp_path / "a.pth")
+    save_checkpoint(tmp_path / "new" / "a.pth", CONTENTS)
+    state = load_checkpoint(tmp_path / "new" / "a.pth")
     assert state["classes"] == ["a"] and torch.equal(state["model"]["w"], torch.ones(2)) and state["versions"]["torch"] == str(torch.__version__)
 
 

@@ -94,6 +94,16 @@ def test_any_size_and_batch_gives_torchs_detections(session, folder, nms, shape,
         assert np.abs(boxes - one["boxes"][sure].numpy()).max(initial=0) < 0.01
 
 
+def test_what_other_implementations_do_differently_is_exported_too(folder, tmp_path, capsys):
+    checkpoint = load_checkpoint(folder / "best.pth")
+    checkpoint["model"]["head.cls_logits.weight"] *= 0.4                        # no two classes of a location are both certain
+    fields = {"strides_from_grid": True, "location_offset": 0.0, "distance": "relu", "pixel_order": "bgr", "quality_tower": "cls",
+              "candidates": "argmax", "top_k_scope": "picture", "threshold_on": "score", "rank_by": "cls", "score_rule": "product"}
+    save_checkpoint(tmp_path / "best.pth", checkpoint | {"config": checkpoint["config"] | fields})
+    export_onnx.main([str(tmp_path / "best.pth"), str(tmp_path / "out.onnx"), "--pictures", str(folder / "pictures")])
+    assert (tmp_path / "out.onnx").exists() and "for 5 shapes of input differ from torch's by at most" in capsys.readouterr().out
+
+
 @MODES
 def test_a_picture_of_no_area_has_no_boxes(session, nms):
     boxes, scores, labels = run(session, torch.zeros(2, 3, 64, 32, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64))
