@@ -204,7 +204,7 @@ def add_training_flags(parser, data, runs, models, presets):
     add("--batch-size", type=count, default=8, metavar="N", help="pictures a step, over all devices")
     add("--lr", type=number(float, 0), default=0.01, metavar="X", help="learning rate for 16 pictures a step; scaled to --batch-size")
     add("--backbone-lr", type=number(float, 0), default=1.0, metavar="X", help="factor on the rate of the backbone")
-    add("--schedule", default="cosine", choices=["step", "cosine"], help="step: x 0.1 at 2/3 and 8/9 of the run")
+    add("--schedule", default="cosine", choices=["step", "cosine"], help="step: x 0.1 at .67 and .89 of the run")
     add("--warmup", type=number(int, 0), default=300, metavar="STEPS", help="linear warm-up; at most a fifth of the run")
     add("--momentum", type=share, default=0.9, metavar="X", help="of stochastic gradient descent")
     add("--weight-decay", type=number(float, 0), default=1e-4, metavar="X", help="on weights, not on biases and norms")
