@@ -72,17 +72,21 @@ class Augment:
         zoom = math.exp(rng.uniform(*map(math.log, self.zoom)))
         sides = [max(1, round(canvas * side / (shown * zoom)))
                  for canvas, side, shown in zip(canvas_size, (height, width), plain, strict=True)]
-        return show(image, target, self._window(target, (height, width), sides, rng), canvas_size)
+        window, target = self._window(target, (height, width), sides, rng)
+        return show(image, target, window, canvas_size)
 
     def _window(self, target, size, sides, rng):
-        """(x1, y1, x2, y2), of `sides` (h, w), in a picture of `size`: around an object, or anywhere."""
+        """(x1, y1, x2, y2), of `sides` (h, w), in a picture of `size`, around an object or anywhere; and the target, which says around which."""
         boxes = target["boxes"]
         inside = None
         if len(boxes) and rng.random() < self.around_object:
-            inside = boxes[rng.randrange(len(boxes))].tolist()
+            row = rng.randrange(len(boxes))
+            inside = boxes[row].tolist()
+            if sides[0] < size[0] or sides[1] < size[1]:        # else the whole picture is in view, whatever is labelled
+                target = {**target, "sought": torch.arange(len(boxes)) == row}
         y1, x1 = (_window_start(size[axis], sides[axis], inside and (inside[1 - axis], inside[3 - axis]), rng)
                   for axis in (0, 1))
-        return x1, y1, x1 + sides[1], y1 + sides[0]
+        return (x1, y1, x1 + sides[1], y1 + sides[0]), target
 
     def _mosaic(self, dataset, image, target, canvas_size, min_size, max_size, rng):
         height, width = canvas_size

@@ -1,7 +1,7 @@
 """The target of one picture: the contract between the data sets, the augmentation and the loader."""
 import torch
 
-PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights", "pseudo", "zone_ignore")
+PER_BOX = ("boxes", "labels", "difficult", "ignore", "weights", "pseudo", "zone_ignore", "sought")
 
 
 def per_box(target):
@@ -19,6 +19,7 @@ def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None, weig
     weights     float32 [M]     in the losses; None: 1, as every human label has
     pseudo      bool [M]        labelled by a network: trained on, never ground truth; None: none is
     zone_ignore bool [M]        no object: its class, and no other, is left open where its box would be learnt; None: none is
+    sought      bool [M]        a window was laid where it shows this object: it is in view because it is labelled; False from a data set
     image_id    str
     orig_size   (h, w)          of the upright picture
     and, added by a data set that was opened with them:
@@ -37,6 +38,7 @@ def make_target(boxes, labels, difficult, image_id, orig_size, ignore=None, weig
         "weights": torch.ones(len(boxes)) if weights is None else torch.as_tensor(weights, dtype=torch.float32).reshape(-1),
         "pseudo": flags(pseudo),
         "zone_ignore": flags(zone_ignore),
+        "sought": flags(None),
         "image_id": image_id,
         "orig_size": tuple(int(side) for side in orig_size),
     }
@@ -58,7 +60,7 @@ def check_target(target, image_size, num_classes, where):
     image_size: (h, w) of the pixels the boxes are in, which after augmentation is not orig_size.
     """
     dtypes = {"boxes": torch.float32, "labels": torch.int64, "weights": torch.float32} | dict.fromkeys(
-        ("difficult", "ignore", "pseudo", "zone_ignore"), torch.bool)
+        ("difficult", "ignore", "pseudo", "zone_ignore", "sought"), torch.bool)
     missing = [key for key in (*PER_BOX, "image_id", "orig_size") if key not in target]
     if missing:
         raise ValueError(f"{where}: the target has no {', '.join(missing)}")

@@ -5,7 +5,8 @@ are real, positives with a weight, class-wise ignore zones, or nothing. How like
 labels, without any others: where a share c of the objects kept its label whatever they look like, then of the real ones
 among the detections a share c lies on kept boxes, so that to `hits` of these there belong hits * (1 - c) / c that lie on none
 (Elkan & Noto, 2008). Their share among all detections without a kept box, of a class and from a score up, is the precision.
-It is a matter of counts, so it stays of use where the network scores what it was taught higher than what it was not.
+It is a matter of counts, so it stays of use where the network scores what it was taught higher than what it was not. An object
+that a window was laid around is in view because it is labelled, so it is not counted.
 """
 import torch
 import torch.distributed as dist
@@ -28,7 +29,7 @@ class Teacher:
     """(detections, targets, progress) -> (targets, numbers): the labels of a batch with the rows that the teacher adds.
 
     detections  [{"boxes" [K, 4], "scores" [K], "labels" [K]}] per picture, in the pixels of the targets
-    targets     {"boxes" [B, M, 4], "labels" [B, M], "weights", "ignore", "zone_ignore" [B, M], ...}; what else there is gets zeros
+    targets     {"boxes" [B, M, 4], "labels" [B, M], "weights", "ignore", "zone_ignore", "sought" [B, M], ...}; what else there is gets zeros
     progress    0..1 of the run
     numbers     {"pseudo", "zones"}: boxes a picture that were added as positives, and as ignore zones
 
@@ -53,7 +54,7 @@ class Teacher:
         boxes, scores = (pad_sequence([found[name] for found in detections], batch_first=True) for name in ("boxes", "scores"))
         labels = pad_sequence([found["labels"] for found in detections], batch_first=True, padding_value=-1)
         hit, free = explain(boxes, labels, targets)
-        kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"]
+        kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"] & ~targets["sought"]
         bins = (scores * BINS).long().clamp(0, BINS - 1)
         precision = self.precision(hit, free, labels.clamp(min=0), bins, targets["labels"].clamp(min=0), kept)
         precision = torch.where(free, precision[labels.clamp(min=0), bins], 0.0)
@@ -119,7 +120,7 @@ class Teacher:
 
 def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tensor]:
     """Which detections lie on a kept box of their class, and which are explained by nothing: bool [B, D] each; the others are
-    another sight of what is labelled, or lie in a region to ignore.
+    another sight of what is labelled, or of what was sought, or lie in a region to ignore.
 
     boxes [B, D, 4], labels [B, D] of the detections, -1 in padding rows. A kept box explains a detection of its class with
     an IoU over SAME_CLASS_IOU or where one holds CONTAINED of the other (a part, or a group), and one of any class with
@@ -130,7 +131,8 @@ def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tenso
     same = kept & ~region & (labels[..., None] == targets["labels"][:, None])                   # [B, D, M]
     iou, common = box_iou(boxes, targets["boxes"]), box_intersection(boxes, targets["boxes"])
     area = box_area(boxes)[..., None]
-    hit = (same & (iou > SAME_CLASS_IOU)).any(2)
+    reached = same & (iou > SAME_CLASS_IOU)
+    hit = (reached & ~targets["sought"][:, None]).any(2)
     contained = common > CONTAINED * torch.minimum(area, box_area(targets["boxes"])[:, None])
-    double = (same & contained) | (kept & ~region & (iou > ANY_CLASS_IOU)) | (region & (common > area / 2))
+    double = reached | (same & contained) | (kept & ~region & (iou > ANY_CLASS_IOU)) | (region & (common > area / 2))
     return hit, (labels >= 0) & ~hit & ~double.any(2)

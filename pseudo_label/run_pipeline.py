@@ -6,7 +6,7 @@
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
 What follows -- are flags of train_coco.py, the same for every arm. All arms see the same pictures for as many steps, from the same
-weights on, and are judged by their last checkpoint. The labels that were dropped are looked at by F and by the measures alone.
+weights on, and are judged by their last checkpoint; teachers make as many steps, too. The labels that were dropped are looked at by F and by the measures alone.
 
     arm  labels                                             how
     A    kept                                               as the flags say, weights not averaged
@@ -97,7 +97,9 @@ class Experiment:
     def precise_labels(self) -> Path:
         contents, folds = read_labels(self.partial()).contents, self.folder / "folds"
         self.once(folds / "folds.json", lambda: write_folds(contents, make_folds(contents, self.flags.folds, self.seed), folds))
-        teachers = [self.train(folds / f"train-{fold}.json", f"teacher-{fold}", STRONG) for fold in range(self.flags.folds)]
+        epochs = round(self.settings.epochs * self.flags.folds / (self.flags.folds - 1))        # of fewer pictures: as many steps, or nearly
+        teachers = [self.train(folds / f"train-{fold}.json", f"teacher-{fold}", [*STRONG, "--epochs", str(epochs)])
+                    for fold in range(self.flags.folds)]
         return self.pseudo_labels("C", "precision", teachers, folds / "folds.json")
 
     def pseudo_labels(self, name: str, policy: str, teachers: list, folds=None) -> Path:

@@ -182,6 +182,30 @@ def test_objects_mostly_out_of_view_are_dropped_with_all_their_fields():
     assert {len(kept[field]) for field in PER_BOX} == {2}
 
 
+def test_what_a_window_was_laid_around_is_marked_and_all_else_in_view_is_labelled_hardly_less_often_than_anywhere():
+    rng, augment, counts = random.Random(0), Augment(around_object=0.8), {True: 0, False: 0}
+    sought_too = 0
+    for _ in range(1500):
+        places = [(rng.uniform(0, 190), rng.uniform(0, 110)) for _ in range(12)]
+        objects = [([x, y, x + 10, y + 10], rng.random() < 0.3) for x, y in places]
+        kept = make_target([box for box, is_kept in objects if is_kept], [0] * sum(is_kept for _, is_kept in objects),
+                           [False] * sum(is_kept for _, is_kept in objects), "x", (120, 200))
+        (x1, y1, x2, y2), target = augment._window(kept, (120, 200), (60, 60), rng)
+        sought = target["boxes"][target["sought"]].tolist()
+        assert len(sought) < 2 and all(box[0] >= x1 and box[2] <= x2 and box[1] >= y1 and box[3] <= y2 for box in sought)
+        sought_too += len(sought)
+        for box, is_kept in objects:
+            seen = x1 < box[0] + 5 < x2 and y1 < box[1] + 5 < y2
+            counts[is_kept] += seen and torch.tensor(box).tolist() not in sought
+    share = counts[True] / sum(counts.values())
+    # of 12 objects 1 is taken for the middle where k >= 1 are labelled, so of the 11 others E[k - 1 | k >= 1] / 11 = 0.241 are
+    assert 0.24 < share < 0.3 and (counts[True] + sought_too) / (sum(counts.values()) + sought_too) > 0.5
+    whole = augment._window(kept, (120, 200), (120, 200), rng)[1]
+    assert not whole["sought"].any()            # the whole picture is in view, whatever is labelled
+    image, target = Augment(around_object=1.0, mosaic=1.0)(Drawn(BOXES), 0, 120, 200, rng)
+    assert 1 <= target["sought"].sum() <= 4 and len(target["sought"]) == len(target["boxes"])
+
+
 def test_a_window_beside_the_picture_shows_the_mean_colour_and_nothing_else():
     image, target = Drawn(BOXES)[0]
     shown, shown_target = show(image, target, (500, 0, 600, 100), (50, 50))

@@ -178,6 +178,8 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     assert {name: (own.strong_view, own.pseudo_weight, own.teacher, own.ema > 0) for name, own in flags.items()} == {
         "A": (None, 1, "none", False), "A+": (True, 1, "none", True), "B": (True, 0.5, "none", True), "C": (True, 1, "none", True),
         "D": (True, 1, "ema", True), "F": (True, 1, "none", True), "teacher-0": (True, 1, "none", True), "teacher-1": (True, 1, "none", True)}
+    epochs = {name: own.epochs for name, own in flags.items()}
+    assert epochs["teacher-0"] == epochs["teacher-1"] == 2 * epochs["B"] and len({epochs[name] for name in ("A", "A+", "B", "C", "D", "F")}) == 1
     trained_on = {Path(value_of(call, "--output")).name: read_labels(value_of(call, "--train-json")).contents for call in calls[:8]}
     labels = {name: len(contents["annotations"]) for name, contents in trained_on.items()}
     assert labels["F"] == 12 and labels["A"] == labels["A+"] == labels["D"] == labels["teacher-0"] + labels["teacher-1"] < 8

@@ -24,7 +24,8 @@ def targets_of(*pictures):
     """[[(box, label)]] of each picture -> targets, padded."""
     rows = max(1, *map(len, pictures))
     targets = {"boxes": torch.zeros(len(pictures), rows, 4), "labels": torch.full((len(pictures), rows), -1), "weights": torch.zeros(len(pictures), rows),
-               "ignore": torch.zeros(len(pictures), rows, dtype=torch.bool), "zone_ignore": torch.zeros(len(pictures), rows, dtype=torch.bool)}
+               "ignore": torch.zeros(len(pictures), rows, dtype=torch.bool), "zone_ignore": torch.zeros(len(pictures), rows, dtype=torch.bool),
+               "sought": torch.zeros(len(pictures), rows, dtype=torch.bool)}
     for picture, objects in enumerate(pictures):
         for row, (box, label) in enumerate(objects):
             targets["boxes"][picture, row], targets["labels"][picture, row], targets["weights"][picture, row] = torch.tensor(box), label, 1
@@ -56,6 +57,17 @@ def test_what_a_kept_box_explains_by_hand():
     assert not explain(boxes, torch.full_like(labels, -1), targets)[1].any()
     targets["zone_ignore"][0, 0] = True             # a zone explains nothing
     assert explain(boxes, labels, targets)[1][0, :3].all()
+
+
+def test_what_a_window_was_laid_around_explains_but_is_not_counted():
+    targets = targets_of([((0.0, 0, 40, 40), 0), ((100.0, 0, 140, 40), 0)])
+    targets["sought"][0, 0] = True
+    boxes = targets["boxes"]
+    hit, free = explain(boxes, torch.zeros(1, 2, dtype=torch.int64), targets)
+    assert hit.tolist() == [[False, True]] and not free.any()
+    judge, _ = teacher()
+    judge([found(*[(tuple(box), 0, 0.9) for box in boxes[0].tolist()])], targets, 0.5)
+    assert judge.state["counts"].sum(0)[[90, -1]].tolist() == [1, 1] and judge.state["counts"].sum() == 2
 
 
 def test_precision_by_hand():
