@@ -5,12 +5,14 @@ are real, positives with a weight, class-wise ignore zones, or nothing. How like
 labels, without any others: where a share c of the objects kept its label whatever they look like, then of the real ones
 among the detections a share c lies on kept boxes, so that to `hits` of these there belong hits * (1 - c) / c that lie on none
 (Elkan & Noto, 2008). Their share among all detections without a kept box, of a class and from a score up, is the precision.
-It is a matter of counts, so it stays of use where the network scores what it was taught higher than what it was not. An object
-that a window was laid around is in view because it is labelled, so it is not counted.
+An object that a window was laid around is in view because it is labelled, so it is not counted. And a network scores what it was
+taught higher than what it was taught to be background, by a number of log odds that shows where it is surest: nearly all that it
+finds there is real, so where there is less without a kept box than those that hit one let expect, the kept are scored higher.
 """
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from util.boxes import box_area, box_intersection, box_iou
@@ -23,6 +25,8 @@ ENOUGH = 50                     # kept boxes of a class, fewer: all classes are 
 RAMP = 0.1                      # of the run, in which the weight of positives grows to its full value
 FIRST_CHECK = 50                # steps after the burn-in, then after twice as many, and so on
 TOO_MANY = 3                    # times as many pseudo boxes as there can be objects
+# [shifts, BINS]: the bin of the score that is by 0, 0.1, ... 1 log odds higher than that from which a bin begins
+HIGHER = (torch.logit(torch.arange(BINS) / BINS) + torch.arange(0, 1.05, 0.1)[:, None]).sigmoid().mul(BINS).sub(1e-3).ceil().long()
 
 
 class Teacher:
@@ -36,7 +40,7 @@ class Teacher:
     burn_in        share of the run before the first positive; in its second half what could be one, or is middling, is already
                    ignored, so that confidence is not punished; `active` says from where on detections are wanted
     keep_rate      share of the objects that have kept their label; None: estimated, as the share of the surest detections that
-                   lie on kept boxes. Having learnt these by heart it is too high: fewer boxes are added, not more
+                   lie on kept boxes. It comes out too high by what these are scored higher: fewer boxes are added, not more
     pseudo_weight  of a positive, times its precision
     say            takes a sentence that a person must see
     state          tensors and numbers that an exact resume needs; may be set
@@ -83,20 +87,24 @@ class Teacher:
             dist.all_reduce(counts)
         self.state["counts"] = counts = self.state["counts"].to(labels.device) * MEMORY + counts
         counts = torch.where(counts[:, -1:] >= ENOUGH, counts, counts.sum(0))
-        hits, others = counts[:, :-1].unflatten(1, (2, BINS)).flip(2).cumsum(2).flip(2).unbind(1)        # of this score or more
-        keep = self.rate()
-        real = hits * (1 - keep) / keep
+        hits, others = hits_and_others(counts)
+        keep, higher = self.rate()
+        real = pad(hits, (0, 1))[:, higher] * (1 - keep) / keep
         return (real / others.clamp(min=1e-6)).clamp(max=1).cummax(1).values
 
-    def rate(self) -> Tensor:
+    def rate(self) -> tuple[Tensor, Tensor]:
         """The share of the objects that have kept their label: given, or of the surest detections, as many as half of the kept
-        boxes seen, that of those which hit one."""
+        boxes seen, that of those which hit one. And a row of HIGHER: the largest shift with which the surest without a kept
+        box can all be real."""
         counts = self.state["counts"].sum(0)
-        if self.keep_rate:
-            return torch.full_like(counts[0], self.keep_rate)
-        hits, others = counts[:-1].view(2, BINS).flip(1).cumsum(1)
-        last = (hits + others < counts[-1] / 2).sum().clamp(max=BINS - 1)
-        return (hits[last] / (hits + others)[last].clamp(min=1e-6)).clamp(0.05, 1)
+        hits, others = hits_and_others(counts)
+        surest = ((hits + others >= counts[-1] / 2).sum() - 1).clamp(min=0)
+        table = HIGHER.to(counts.device)
+        if not self.keep_rate:
+            return (hits[surest] / (hits + others)[surest].clamp(min=1e-6)).clamp(0.05, 1), table[0]
+        keep = torch.full_like(counts[0], self.keep_rate)
+        enough = pad(hits, (0, 1))[table[:, surest]] * (1 - keep) / keep >= others[surest]
+        return keep, table[(enough.sum() - 1).clamp(min=0)]
 
     def watch(self, pictures: int, kept: float, pseudo: float, ramp: float) -> None:
         """Says so, early, where pseudo boxes are none, or more than there can be objects."""
@@ -107,7 +115,7 @@ class Teacher:
             state[name] += value
         if state["steps"] < state["next_check"]:
             return
-        rate = float(self.rate())
+        rate = float(self.rate()[0])
         told = f"(kept boxes {state['kept'] / state['pictures']:.2f} a picture, keep rate {rate:.2f}{'' if self.keep_rate else ' as estimated'})"
         if not state["pseudo"]:
             self.say(f"WARNING: the teacher has not added one pseudo box in {state['steps']} steps {told}: the labels are complete, or the "
@@ -116,6 +124,11 @@ class Teacher:
             self.say(f"WARNING: the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
                      f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
         state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0, next_check=2 * state["next_check"])
+
+
+def hits_and_others(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """From [..., 2 * BINS + 1]: the detections on kept boxes and those on none, [..., BINS] each, of this score or more."""
+    return counts[..., :-1].unflatten(-1, (2, BINS)).flip(-1).cumsum(-1).flip(-1).unbind(-2)
 
 
 def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tensor]:
