@@ -71,7 +71,7 @@ def main(argv: list | None = None) -> None:
     add("--confidence", type=share, default=0.5, metavar="X", help="least score; seed and fixed")
     add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="share of the objects that are labelled; count and precision "
         "(default: estimated)")
-    add("--positive", type=share, default=0.8, metavar="P", help="least probability of a positive; precision")
+    add("--positive", type=share, default=0.6, metavar="P", help="least probability of a positive; precision")
     add("--ignore", type=share, default=0.2, metavar="P", help="least probability of an ignored box; precision")
     add("--first-id", type=number(int, 1), metavar="N", help="of the pseudo labels (default: after all ids of the file, and of the full "
         "one where make_partial made it)")

@@ -21,7 +21,7 @@ COUNT_POSITIVE = 0.5            # share of the missing boxes of a class that pol
 class Options(NamedTuple):
     confidence: float = 0.5             # least score of seed and fixed
     keep_rate: float | None = None      # share of the objects that are labelled; None: estimated
-    positive: float = 0.8               # least probability of a positive, ...
+    positive: float = 0.6               # least probability of a positive, ...
     ignore: float = 0.2                 # ... and of an ignored box, under precision
 
 

@@ -297,7 +297,7 @@ def test_policy_precision_has_three_zones_a_weight_and_says_the_rate():
     result = generate_pseudo_labels.generate(contents, detections, "precision", policies.Options(keep_rate=0.3))
     own = [each for each in result["annotations"] if each.get("ispseudo")]
     assert {each["zone"] for each in own} == {"positive", "ignore"} and result["info"]["pseudo"]["keep_rate"] == 0.3
-    assert all(each["weight"] == each["p_real"] and (each["zone"] == "positive") == (each["p_real"] >= 0.8) and each["p_real"] >= 0.2 for each in own)
+    assert all(each["weight"] == each["p_real"] and (each["zone"] == "positive") == (each["p_real"] >= 0.6) and each["p_real"] >= 0.2 for each in own)
 
 
 def test_a_weak_teacher_leaves_zones_alone(tmp_path):
