@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from util.boxes import box_area, box_intersection, box_iou
 
-SAME_CLASS_IOU, ANY_CLASS_IOU, CONTAINED = 0.5, 0.75, 0.9   # above which a kept box explains a detection
+SAME_CLASS_IOU, ANY_CLASS_IOU, CONTAINED = 0.5, 0.75, 0.9   # above which a kept box explains a detection; the first two: or a surer one does
 POSITIVE, MIDDLING = 0.9, 0.5   # precisions: from the one up a positive, from the other up an ignore zone
 BINS = 100                      # of the score
 MEMORY = 0.99                   # of what was counted, each step keeps this share
@@ -57,7 +57,7 @@ class Teacher:
     def __call__(self, detections: list, targets: dict, progress: float) -> tuple[dict, dict]:
         boxes, scores = (pad_sequence([found[name] for found in detections], batch_first=True) for name in ("boxes", "scores"))
         labels = pad_sequence([found["labels"] for found in detections], batch_first=True, padding_value=-1)
-        hit, free = explain(boxes, labels, targets)
+        hit, free = (which & ~repeats(boxes, scores, labels, which) for which in explain(boxes, labels, targets))
         kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"] & ~targets["sought"]
         bins = (scores * BINS).long().clamp(0, BINS - 1)
         precision = self.precision(hit, free, labels.clamp(min=0), bins, targets["labels"].clamp(min=0), kept)
@@ -129,6 +129,13 @@ class Teacher:
 def hits_and_others(counts: Tensor) -> tuple[Tensor, Tensor]:
     """From [..., 2 * BINS + 1]: the detections on kept boxes and those on none, [..., BINS] each, of this score or more."""
     return counts[..., :-1].unflatten(-1, (2, BINS)).flip(-1).cumsum(-1).flip(-1).unbind(-2)
+
+
+def repeats(boxes: Tensor, scores: Tensor, labels: Tensor, among: Tensor) -> Tensor:
+    """Which detections are another sight of what a surer one `among` them has found: bool [B, D]. boxes [B, D, 4], the others [B, D]."""
+    same = labels[..., None] == labels[:, None]
+    surer = among[:, None] & (scores[:, None] > scores[..., None])
+    return (surer & (box_iou(boxes, boxes) > torch.where(same, SAME_CLASS_IOU, ANY_CLASS_IOU))).any(2)
 
 
 def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tensor]:

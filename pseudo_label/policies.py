@@ -35,31 +35,34 @@ def compare(contents: dict, detections: list) -> np.ndarray:
 
     By falling score a detection takes the kept box of its class that it overlaps most with an IoU of 0.5 or more, if no other
     has it: a hit. What is no hit is double where it overlaps a kept box with an IoU above 0.5 in its class or 0.75 in any, or where
-    one of the two, of one class, lies in the other with over 0.9 of its area. A detection on a difficult object, or with half
-    of its area in a crowd of its class, is double too: it says nothing about what is missing.
+    one of the two, of one class, lies in the other with over 0.9 of its area; and where it overlaps with these IoUs a surer one that is neither. A
+    detection on a difficult object, or with half of its area in a crowd of its class, is double too: it says nothing about what is missing.
     """
     state, rows_of = np.full(len(detections), LEFT), {}
     for row in sorted(range(len(detections)), key=lambda row: -detections[row]["score"]):
         rows_of.setdefault(detections[row]["image_id"], []).append(row)
-    kept_of = by_image(contents)
+    kept_of, label_of = by_image(contents), {each["id"]: label for label, each in enumerate(contents["categories"])}
     for image_id, rows in rows_of.items():
         kept, found = kept_of[image_id], [detections[row] for row in rows]
-        if not kept:
-            continue
         boxes, others = boxes_of(found), boxes_of(kept)
         iou, common = box_iou(boxes, others), box_intersection(boxes, others)
         inside, contained = common / box_area(boxes)[:, None], common / torch.minimum(box_area(boxes)[:, None], box_area(others))
-        same = torch.tensor([[one["category_id"] == other["category_id"] for other in kept] for one in found])
-        crowd = torch.tensor([bool(each.get("iscrowd") or each.get("ignore")) for each in kept])
+        labels, kept_labels = (torch.tensor([label_of[each["category_id"]] for each in entries], dtype=torch.int64) for entries in (found, kept))
+        same = labels[:, None] == kept_labels
+        crowd = torch.tensor([bool(each.get("iscrowd") or each.get("ignore")) for each in kept], dtype=torch.bool)
+        again = box_iou(boxes, boxes) > torch.where(labels[:, None] == labels, 0.5, 0.75)
         double = torch.where(crowd, same & (inside >= 0.5), (same & ((iou > 0.5) | (contained > 0.9))) | (iou > 0.75)).any(1)
-        free = torch.tensor([not is_neutral(each) for each in kept])
+        free = torch.tensor([not is_neutral(each) for each in kept], dtype=torch.bool)
+        left = torch.zeros(len(rows), dtype=torch.bool)
         for place, row in enumerate(rows):
             reached = torch.where(same[place] & free & (iou[place] >= 0.5), iou[place], 0)
             if reached.any():
                 free[reached.argmax()] = False
                 state[row] = HIT
-            elif double[place]:
+            elif double[place] or (again[place] & left).any():
                 state[row] = DOUBLE
+            else:
+                left[place] = True
     return state
 
 

@@ -221,6 +221,14 @@ def test_a_kept_box_has_one_hit_and_what_is_neutral_says_nothing():
     assert policies.compare(contents, []).tolist() == []
 
 
+def test_what_lies_on_a_surer_detection_is_no_second_object_where_no_label_is():
+    detections = [found(2, 10, [0, 0, 100, 100], 0.6), found(2, 10, [0, 0, 100, 51], 0.5), found(2, 10, [0, 0, 100, 50], 0.4),    # IoU 0.51; 0.5 (0.98)
+                  found(2, 30, [0, 0, 100, 76], 0.3), found(2, 30, [0, 0, 100, 74], 0.7), found(1, 10, [0, 0, 100, 100], 0.9)]    # another class: IoU 0.76, 0.74
+    hit, double, left = policies.HIT, policies.DOUBLE, policies.LEFT
+    # the third lies on the second, which is no object itself, and not enough on the first
+    assert policies.compare(KEPT, detections).tolist() == [left, double, left, double, left, hit]
+
+
 def test_policy_count_takes_as_many_as_are_missing_of_each_class():
     contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 2, 10, [0, 0, 10, 10]), (3, 1, 30, [180, 180, 10, 10])])
     detections = [found(1, 10, [20 * place, 50, 10, 10], 0.9 - place / 10) for place in range(1, 7)] + [found(2, 30, [50, 50, 10, 10], 0.1)]

@@ -12,7 +12,7 @@ import train_voc
 from dataset.augment import MEAN_COLOUR
 from dataset.strong_view import strong_view
 from engine.checkpoint import load_checkpoint
-from engine.teacher import ENOUGH, FIRST_CHECK, Teacher, explain
+from engine.teacher import ENOUGH, FIRST_CHECK, Teacher, explain, repeats
 
 
 def teacher(keep_rate=0.5, burn_in=0.0, pseudo_weight=1.0, num_classes=2):
@@ -57,6 +57,17 @@ def test_what_a_kept_box_explains_by_hand():
     assert not explain(boxes, torch.full_like(labels, -1), targets)[1].any()
     targets["zone_ignore"][0, 0] = True             # a zone explains nothing
     assert explain(boxes, labels, targets)[1][0, :3].all()
+
+
+def test_what_lies_on_a_surer_detection_is_no_second_one():
+    boxes = torch.tensor([[[0.0, 0, 100, 100], [0, 0, 100, 51], [0, 0, 100, 50], [0, 0, 100, 76], [0, 0, 100, 75], [0, 0, 0, 0]]])
+    labels, scores = torch.tensor([[0, 0, 0, 1, 2, -1]]), torch.tensor([[0.5, 0.4, 0.9, 0.3, 0.2, 0.0]])
+    among = torch.ones(1, 6, dtype=torch.bool)
+    # the second lies on the third (IoU 0.98) and on the first (0.51), which itself has 0.5 with the third; the fourth on the first (0.76), the fifth on the fourth
+    assert repeats(boxes, scores, labels, among).tolist() == [[False, True, False, True, True, False]]
+    among[0, [0, 2]] = False
+    assert repeats(boxes, scores, labels, among).tolist() == [[False, False, False, False, True, False]]
+    assert not repeats(boxes[:, :0], scores[:, :0], labels[:, :0], among[:, :0]).any() and not repeats(boxes, torch.ones(1, 6), labels, among).any()
 
 
 def test_what_a_window_was_laid_around_explains_but_is_not_counted():
