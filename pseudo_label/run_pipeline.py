@@ -86,7 +86,7 @@ class Experiment:
 
         def drop():
             full = read_labels(self.folder.parent / "train.json")
-            partial, how = make_partial(full.contents, full.sha256, self.flags.protocol, self.flags.keep, self.seed)
+            partial, how = make_partial(full.contents, full.sha256, self.flags.protocol, self.flags.keep, self.seed, self.flags.bias)
             write_json(sidecar_of(path), how, indent=1)
             write_labels(partial, path, self.images, self.flags.split)
         return self.once(path, drop)
@@ -248,6 +248,7 @@ def main(argv: list | None = None) -> None:
     add("--test-split", default="test", metavar="S", help="list to judge on in a VOC folder")
     add("--keep", type=number(float, 0, 1), default=0.3, metavar="X", help="share of the boxes of each class that is kept")
     add("--protocol", default="bernoulli", choices=list(PROTOCOLS), help="what is kept, as make_partial says")
+    add("--bias", choices=["size"], help="large boxes are kept rather than small ones")
     add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="what C and D are told of the share "
         "that is kept (default: they estimate it)")
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="what is dropped, and every run, once for each")

@@ -133,6 +133,7 @@ def test_protocols_keep_what_they_say():
     assert [len(ids & {1, 2, 3, 4, 5}) for ids in (easy, hard, extreme, keep1)] == [4, 3, 1, 2] and 6 in easy & hard & extreme & keep1
     assert extreme < hard < easy and len(keep1 & {1, 2}) == len(keep1 & {3, 4, 5}) == 1
     assert len(kept("bernoulli", 0.34) & {1, 2, 6}) == 1 and kept("bernoulli", 1) == {1, 2, 3, 4, 5, 6}
+    assert kept("image") in ({6}, {1, 2, 3, 4, 5}) and kept("image", 1) == {1, 2, 3, 4, 5, 6}
     assert len(kept("bernoulli", 0)) == 2                     # one of each class: a network must know what it looks for
 
 
@@ -143,11 +144,24 @@ def test_splits_of_one_seed_are_nested_and_do_not_depend_on_the_order(seed, one,
     less, more = ({each["id"] for each in make_partial.make_partial(contents, "", "bernoulli", keep, seed)[0]["annotations"]}
                   for keep in sorted((one, other)))
     assert less <= more
-    shuffled = random.Random(1).sample(contents["annotations"], count)
-    assert make_partial.kept_ids(shuffled, "bernoulli", one, seed) == make_partial.kept_ids(contents["annotations"], "bernoulli", one, seed)
+    shuffled = {**contents, "annotations": random.Random(1).sample(contents["annotations"], count)}
+    for protocol, bias in (("bernoulli", None), ("bernoulli", "size"), ("image", None)):
+        one_kept, other_kept, again = (make_partial.kept_ids(each, protocol, keep, seed, bias) for each, keep in ((contents, one), (contents, other), (shuffled, one)))
+        assert one_kept == again and (one_kept <= other_kept or other_kept <= one_kept)
     for category in (10, 30):
         own = {each["id"] for each in contents["annotations"] if each["category_id"] == category}
         assert not own or len(own & more) == max(1, int(len(own) * max(one, other) + 0.5))
+
+
+def test_a_bias_keeps_large_boxes_rather_than_small_ones_and_as_many():
+    boxes = [(id, id % 40 + 1, 10, [0, 0, *([60, 60] if id % 2 else [20, 20])]) for id in range(1, 2001)]
+    contents = instances(boxes, range(1, 41))
+    plain, biased = (make_partial.make_partial(contents, "", "bernoulli", 0.1, 0, bias) for bias in (None, "size"))
+    large = [sum(each["id"] % 2 for each in partial["annotations"]) / 200 for partial, how in (plain, biased)]
+    assert large == pytest.approx([0.5, 0.75], abs=0.08) and plain[1]["kept"] == biased[1]["kept"] == 200       # sides 3 : 1
+    assert (plain[1]["bias"], biased[1]["bias"], biased[0]["info"]["partial"]["bias"]) == (None, "size", "size")
+    with pytest.raises(ValueError, match="--bias size: chooses among boxes, but --protocol image keeps all of a picture"):
+        make_partial.make_partial(contents, "", "image", 0.1, 0, "size")
 
 
 def test_the_command_writes_the_sidecar_and_refuses_to_drop_from_pseudo_labels(tmp_path, capsys):
