@@ -18,6 +18,7 @@ from dataset.coco import COCODataset
 from dataset.voc import VOCDataset
 from evaluation.matching import find_partners
 from evaluation.report import evaluate as evaluate_detections
+from evaluation.voc_ap import class_curves
 from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
                           visualize_label_quality, visualize_log, visualize_pseudo_labels)
 from pseudo_label.labels import missing_labels, read_labels, write_labels
@@ -516,25 +517,28 @@ def test_resampled_ap_is_that_of_the_evaluation_and_counts_a_picture_as_often_as
     results, truth = detections_of(0)
     partners = find_partners(results, truth, 2)
     once, drawn = np.ones((1, 6), dtype=int), np.array([[2, 0, 1, 1, 0, 3]])
-    assert compare_arms.resampled_ap50(partners, 2, once)[0] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP"])
+    assert compare_arms.resampled(partners, 2, once, 0.5)[0] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP"])
     several = [(f"{id}-{copy}", id) for id, times in zip(sorted(truth), drawn[0], strict=True) for copy in range(times)]
-    repeated = evaluate_detections({new: results[id] for new, id in several}, {new: truth[id] for new, id in several}, ["a", "b"])["mAP"]
-    assert compare_arms.resampled_ap50(partners, 2, drawn)[0] == pytest.approx(repeated)
-    assert compare_arms.resampled_ap50(find_partners({}, truth, 2), 2, once)[0] == 0
+    repeated = {new: results[id] for new, id in several}, {new: truth[id] for new, id in several}
+    both = compare_arms.resampled(partners, 2, drawn, 0.5)
+    assert both[0] == pytest.approx(evaluate_detections(*repeated, ["a", "b"])["mAP"])
+    curves = class_curves(find_partners(*repeated, 2), 2, 0.5)
+    assert both[1] == pytest.approx(np.mean([curve.recall[curve.scores >= 0.5].max() for curve in curves]))
+    assert compare_arms.resampled(find_partners({}, truth, 2), 2, once, 0.5) == (0, 0)
     measured = compare_arms.measure(results, truth, 2, once)
-    assert measured["ap"] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP_50_95"]) and 0 < measured["recall"] <= 1
+    assert measured["ap"] == pytest.approx(evaluate_detections(results, truth, ["a", "b"])["mAP_50_95"])
     assert compare_arms.measure({}, truth, 2, once)["recall"] == 0
 
 
 def test_the_gap_and_its_intervals_by_hand():
     def seeds(*values):
-        return [{"ap50": np.full(1001, value), "ap": value / 2, "recall": value} for value in values]
+        return [{"ap50": np.full(1001, value), "ap": np.full(1001, value / 2), "recall": np.full(1001, value)} for value in values]
     rows = compare_arms.compare({"A+": seeds(0.4, 0.4), "B": seeds(0.5, 0.5), "D": seeds(0.55, 0.65), "F": seeds(0.8, 0.8)})
     assert rows["B"]["gap_closed"] == pytest.approx(0.25) and rows["B"]["gap_closed_interval"] == pytest.approx([0.25, 0.25])
     assert rows["D"]["ap50"] == pytest.approx(0.6) and rows["D"]["gap_closed_interval"] == pytest.approx([0.375, 0.625])
     assert rows["D"]["over_b_interval"] == pytest.approx([0.05, 0.15]) and rows["F"]["gap_closed"] is None and rows["A+"]["over_b"] == pytest.approx(-0.1)
     alone = compare_arms.compare({"A": seeds(0.4)})["A"]
-    assert alone["gap_closed"] is None and alone["over_b"] is None and alone["ap"] == 0.2
+    assert alone["gap_closed"] is None and alone["over_b"] is None and alone["ap"] == pytest.approx(0.2) and alone["recall_interval"] == pytest.approx([0.4, 0.4])
     text = compare_arms.format_arms(rows)
     assert "25% [25%, 25%]" in text and "+0.100 [+0.050, +0.150]" in text
     same = compare_arms.compare({"A+": seeds(0.4), "C": seeds(0.4), "F": seeds(0.4)})["C"]
