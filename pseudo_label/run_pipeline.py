@@ -1,7 +1,7 @@
 """From a complete data set to the table of what its missing labels cost, and what each cure gives back: one command.
 
-    python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --output checkpoint/holes \\
-        -- --config configs/demo.yaml --weights imagenet --epochs 12
+    python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --keep-rate 0.3 --output checkpoint/holes \\
+        -- --backbone efficientnet_lite0 --channels 96 --levels 3 --head-convs 2 --min-size 224 256 288 --max-size 512 --epochs 16 --lr 0.02
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
@@ -181,6 +181,16 @@ def refuse_unknown_flags(arms: list, words: list) -> None:
             raise ValueError(f"arm {name}: train_coco.py does not know {unknown[0]}")
 
 
+def doubts(settings: argparse.Namespace) -> list[str]:
+    """What in the flags of training makes the arms hard to compare."""
+    windows = [f"--{name}" for name, laid in (("crop", settings.crop), ("mosaic", settings.mosaic), ("zoom", settings.zoom[1] > 1)) if laid]
+    found = [f"{', '.join(windows)}: windows are mostly laid around labelled objects, so that arms see what others do not, and D little of what "
+             "is missing; whole pictures (--min-size alone) are fair"] * bool(windows)
+    if settings.weights == "coco" or Path(settings.weights).is_file():
+        found.append(f"--weights {settings.weights}: where this is a detector that has learnt these classes, little is left to lose or to gain")
+    return found
+
+
 def settle(output: Path, settings: dict) -> None:
     """Keeps the settings beside the results. Raises ValueError where the folder holds an experiment with others."""
     path, settings = output / "pipeline.json", json.loads(json.dumps(settings))
@@ -196,6 +206,9 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     """The rows of the table, by arm. Raises ValueError, after the others are through, for an arm that cannot be trained."""
     words = [*words, "--skip-bad"] if flags.skip_bad else words
     refuse_unknown_flags(flags.arms, words)
+    from train_coco import parse_flags
+    for doubt in doubts(parse_flags(words)[0]):
+        print(f"note: {doubt}")
     test_source, test_images = (flags.test, flags.test_images) if flags.test else (flags.source, flags.images)
     if not flags.test and Path(flags.source).is_file():
         raise ValueError(f"{flags.source}: a json needs another one to judge on: --test FILE --test-images DIR")

@@ -202,6 +202,13 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     assert "holds an experiment with keep 0.5, not 0.4" in refusal(run_pipeline.main, [folder, "--keep", 0.4, *words[3:]], capsys)
 
 
+def test_flags_that_make_arms_hard_to_compare_are_told():
+    said = [run_pipeline.doubts(train_coco.parse_flags(words.split())[0]) for words in (
+        "--min-size 96", "--min-size 96 --zoom 0.5 1", "--crop 96 --mosaic 0.5", "--weights coco --zoom 1 2", f"--weights {__file__}")]
+    assert said[:2] == [[], []] and [len(each) for each in said[2:]] == [1, 2, 1]
+    assert said[2][0].startswith("--crop, --mosaic: windows") and said[3][0].startswith("--zoom: ") and said[3][1].startswith("--weights coco: ")
+
+
 def test_an_arm_without_pseudo_labels_is_refused_after_the_others(pretended, tmp_path, capsys):
     folder, _ = pretended
     words = [folder, "--keep", 1, "--keep-rate", 1, "--output", tmp_path / "out", "--arms", "A", "C", "F", "--", *TINY, "--workers", "0"]
