@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from engine.distributed import RunningCounts, combine, replicate, select_device
+from engine.teacher import Teacher
 from model import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,13 +31,26 @@ def network_and_batch(model):
     boxes[0] = torch.tensor([[4, 4, 30, 40], [30, 10, 60, 50], [0, 0, 64, 64]])
     boxes[1, 0] = torch.tensor([20, 20, 44, 44])
     labels = torch.tensor([[0, 1, 1], [0, -1, -1], [-1] * 3, [-1] * 3])
-    targets = {"boxes": boxes, "labels": labels, "weights": torch.ones(4, 3), "ignore": torch.zeros(4, 3, dtype=torch.bool),
+    no = torch.zeros(4, 3, dtype=torch.bool)
+    zones = no.clone()
+    zones[0, 2] = True
+    weights = torch.tensor([[1, 0.5, 0], [0.25, 0, 0], [0] * 3, [0] * 3])
+    targets = {"boxes": boxes, "labels": labels, "weights": weights, "ignore": no, "zone_ignore": zones, "sought": no,
                "masks": torch.randint(0, 2, (4, 3, 64, 64), dtype=torch.uint8)}
     return network, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.full((4, 2), 64), targets
 
 
 def part(values, rows):
     return {name: tensor[rows] for name, tensor in values.items()}
+
+
+def taught(targets, rows):
+    """The weights of some pictures' labels with the rows that a teacher adds, who finds what is labelled, and one thing more in each picture."""
+    more = torch.tensor([[2.0, 50, 12, 60]])
+    found = [{"boxes": torch.cat([boxes[labels >= 0], more]), "labels": torch.cat([labels[labels >= 0], torch.ones(1, dtype=torch.int64)]),
+              "scores": torch.full((int((labels >= 0).sum()) + 1,), 0.9)} for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)]
+    teacher = Teacher(2, burn_in=0.0, keep_rate=0.4, pseudo_weight=1.0, say=print)
+    return teacher(found[rows], part(targets, rows), 0.5)[0]["weights"]
 
 
 def gradient(network):
@@ -75,16 +89,21 @@ def _rank(rank, model, size, file, results):
     parallel = replicate(network, torch.device("cpu"))          # DDP reduces only while it is alive
     loss, parts, _ = combine(parallel(images[rows], sizes[rows], part(targets, rows)))
     loss.backward()
-    torch.save((gradient(network), {name: value.item() for name, value in parts.items()}), f"{results}/{rank}.pt")
+    torch.save((gradient(network), {name: value.item() for name, value in parts.items()}, taught(targets, rows)), f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("model", CONFIGS)
 def test_ranks_under_ddp_give_the_gradient_of_one_device(model, tmp_path):
     expected, parts = whole_batch(model)
+    targets = network_and_batch(model)[-1]
+    filled = taught(targets, slice(0, 4))
     mp.spawn(_rank, args=(model, 2, tmp_path / "store", str(tmp_path)), nprocs=2)
     for rank in range(2):
-        assert_same(*torch.load(tmp_path / f"{rank}.pt", weights_only=True), expected, parts)
+        got, rank_parts, weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert_same(got, rank_parts, expected, parts)
+        assert torch.equal(weights, filled[rank * 2:rank * 2 + 2]) and (weights[:, -1] > 0.7).all()
+    assert (taught(targets, slice(0, 2))[:, -1] > 0.7).all() and taught(targets, slice(2, 4)).shape == (2, 3)      # alone the second rank has nothing to count on
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
