@@ -2,8 +2,8 @@
 
 AP50 is the area under precision over recall at IoU 0.5, AP its mean over IoU 0.5 to 0.95; R@.5 the share of the objects that a
 detection of score 0.5 or more finds (missing labels lower scores before they lower AP); all three are means over classes, and over
-seeds. Over B is the difference to arm B. Gap closed is (X - A+) / (F - A+) in AP50. An interval holds 95 % of 1000 resamples of the test pictures, the same for all
-arms, and of the seeds.
+seeds. Over B is the difference to arm B. Gap closed is (X - A+) / (F - A+) in AP50. An interval holds 95 % of 1000 resamples of
+the test pictures, the same for all arms, and of the seeds.
 """
 import numpy as np
 
@@ -84,7 +84,8 @@ def format_arms(rows: dict) -> str:
     def text(row, name, form=".3f"):
         value, interval = row.get(name), row.get(f"{name}_interval")
         return "-" if value is None else format(value, form) + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")
-    lines = [["arm", "trained on", "AP50 [95 %]", "AP [95 %]", "R@.5 [95 %]", "gap closed [95 %]", "AP50 over B [95 %]", "steps", "minutes with teachers"]]
+    lines = [["arm", "trained on", "AP50 [95 %]", "AP [95 %]", "R@.5 [95 %]", "gap closed [95 %]", "AP50 over B [95 %]", "steps",
+              "minutes with teachers"]]
     for arm, row in rows.items():
         lines.append([arm, row.get("what", ""), text(row, "ap50"), text(row, "ap"), text(row, "recall"), text(row, "gap_closed", ".0%"),
                       text(row, "over_b", "+.3f"), text(row, "steps", "d"), text(row, "minutes", ".1f")])

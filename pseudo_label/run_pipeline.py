@@ -6,7 +6,8 @@
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
 What follows -- are flags of train_coco.py, the same for every arm. All arms see the same pictures for as many steps, from the same
-weights on, and are judged by their last checkpoint; teachers make as many steps, too. The labels that were dropped are looked at by F and by the measures alone.
+weights on, and are judged by their last checkpoint; teachers make as many steps, too. The labels that were dropped are looked at by
+F and by the measures alone.
 
     arm  labels                                             how
     A    kept                                               as the flags say, weights not averaged
