@@ -27,7 +27,6 @@ from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, is_neutral, read_labels, refuse_existing, write_json, write_labels
 
 
-
 def share(n: int, keep: float) -> int:
     return max(1, int(n * keep + 0.5))
 
