@@ -174,6 +174,9 @@ class Normalize(nn.Module):
         return torch.where(inside[:, None], (self.pixel_order(images).float() - self.mean) / self.std, 0.0)
 
 
+NO_EPS = 1e-30          # for an eps of 0, which not every version of torch takes: added to a variance in float32, nothing
+
+
 def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None) -> nn.Module:
     """A backbone with random weights. Raises ValueError for a name that is not known, and for one without bottlenecks.
 
@@ -194,7 +197,7 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
     if norm_eps is not None:
         for module in body.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eps = norm_eps
+                module.eps = norm_eps or NO_EPS
     if freeze != "none":
         _freeze_norms(body)
     if freeze == "early":
