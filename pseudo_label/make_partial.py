@@ -14,9 +14,10 @@ image         all boxes of the share --keep of the pictures, at least one; none 
 
 Boxes are drawn by a number made of --seed and their id, so splits of one seed are nested (what 0.1 keeps, 0.3 keeps too), and
 neither the order of a file nor the machine matters. --bias size draws them as people label, who skip what is small: the chance to be
-drawn next grows with the side (the root of the area); what counts on labels that are missing at random is then wrong. Ids stay as they are,
-so do pictures that are left without a box. Crowds and difficult objects are always kept. Beside the output, in *.dropped.json (of a folder: dropped.json in it), stand the ids
-that were dropped and the SHA-256 of the full file. No published number of one protocol can be compared with that of another.
+drawn next grows with the side (the root of the area); what counts on labels that are missing at random is then wrong. Ids stay as they
+are, so do pictures that are left without a box. Crowds and difficult objects are always kept. Beside the output, in *.dropped.json (of a
+folder: dropped.json in it), stand the ids that were dropped and the SHA-256 of the full file. No published number of one protocol can be
+compared with that of another.
 """
 import hashlib
 import math
