@@ -87,6 +87,20 @@ def hand(rng, skin):
     return join(parts)
 
 
+def _reaching_arm(rng, chest, inside, shirt, skin):
+    """An arm from the chest to a hand on the ground, inside mm from the origin."""
+    side = rng.choice([-1, 1])
+    shoulder = chest + [20, side * 190, 40]
+    palm = np.array([inside, side * rng.uniform(-60, 220), 20])
+    elbow = (shoulder + palm) / 2 + [0, side * 60, -60]
+    reach = np.arctan2(*(palm - elbow)[[1, 0]])
+    sleeve = _wrinkled(rng, [shoulder, (shoulder + elbow) / 2 + [0, 0, 15]], [75, 70], 40, shirt, 0.02)
+    wrist = palm + [-38 * np.cos(reach), -38 * np.sin(reach), 30]
+    radii = np.interp(np.linspace(0, 1, 61), [0, 0.5, 1], [44, 40, 26])
+    forearm = tube(smooth([(shoulder + elbow) / 2, elbow, wrist], 30), radii, 32, skin)
+    return [sleeve, forearm, hand(rng, skin).turned(turn("z", reach)).moved(palm)]
+
+
 def person(rng, inside):
     """Someone standing or squatting at the origin, facing +x; inside is how far (mm) a hand reaches."""
     upper = Material(rgb(*(rng.uniform(15, 90) + rng.normal(0, 10, 3))), 0.0, 6, 0.015)
@@ -133,22 +147,7 @@ def person(rng, inside):
         parts.append(blob([85, 72, 75], skin, 30, 40).moved(chest + [70, 0, 75]))
         parts.append(blob([70, 60, 80], skin, 30, 40).moved(chest + [175, 0, 120]))
         if squat and rng.random() < 0.75:
-            side = rng.choice([-1, 1])
-            shoulder = chest + [20, side * 190, 40]
-            palm = np.array([inside, side * rng.uniform(-60, 220), 20])
-            elbow = (shoulder + palm) / 2 + [0, side * 60, -60]
-            reach = np.arctan2(*(palm - elbow)[[1, 0]])
-            parts.append(_wrinkled(rng, [shoulder, (shoulder + elbow) / 2 + [0, 0, 15]], [75, 70], 40, shirt, 0.02))
-            wrist = palm + [-38 * np.cos(reach), -38 * np.sin(reach), 30]
-            parts.append(
-                tube(
-                    smooth([(shoulder + elbow) / 2, elbow, wrist], 30),
-                    np.interp(np.linspace(0, 1, 61), [0, 0.5, 1], [44, 40, 26]),
-                    32,
-                    skin,
-                )
-            )
-            parts.append(hand(rng, skin).turned(turn("z", reach)).moved(palm))
+            parts += _reaching_arm(rng, chest, inside, shirt, skin)
     return join(parts)
 
 
