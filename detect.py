@@ -28,8 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
 
-from engine.flags import chosen_checkpoint, input_sizes, number, prediction_parser
 from engine.log import one_sentence_errors
+from flags import chosen_checkpoint, input_sizes, prediction_parser
+from util.command_line import number
 
 HERE = Path(__file__).resolve().parent
 

@@ -21,9 +21,9 @@ import argparse
 import os
 from pathlib import Path
 
-from engine.flags import evaluation_parser
 from engine.log import one_sentence_errors
 from evaluating import evaluate_checkpoint
+from flags import evaluation_parser
 
 HERE = Path(__file__).resolve().parent
 

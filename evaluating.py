@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from engine.flags import chosen_checkpoint, input_sizes
+from flags import chosen_checkpoint, input_sizes
 
 PICTURES_DRAWN = 8
 

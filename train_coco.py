@@ -19,10 +19,11 @@ import argparse
 import os
 from pathlib import Path
 
-from engine.flags import Parser, add_training_flags, read_training_flags
 from engine.log import one_sentence_errors
+from flags import add_training_flags, read_training_flags
 from model.config import MODELS, PRESETS
 from training import run_folder, train
+from util.command_line import Parser
 
 HERE = Path(__file__).resolve().parent
 PATHS = ("data", "train_json", "train_images", "val_json", "val_images")

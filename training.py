@@ -4,8 +4,8 @@ import random
 import time
 from pathlib import Path
 
-from engine.flags import MODEL_FLAGS, every_size
 from engine.log import RunLog, next_run_folder
+from flags import MODEL_FLAGS, every_size
 
 
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:

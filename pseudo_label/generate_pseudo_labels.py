@@ -19,9 +19,9 @@ pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with
 """
 import json
 
-from engine.flags import Parser, number
 from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, human, read_labels, refuse_existing, write_labels
+from util.command_line import Parser, number
 
 POLICIES = ("seed", "fixed", "count", "precision")      # of pseudo_label/policies.py, which imports torch
 

@@ -10,10 +10,10 @@ A teacher learnt that what is missing in its own pictures is background, so ther
 """
 from pathlib import Path
 
-from engine.flags import Parser, number
 from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, read_labels, write_json
 from pseudo_label.make_partial import draw
+from util.command_line import Parser, number
 
 
 def make_folds(contents: dict, count: int, seed: int = 0) -> list:

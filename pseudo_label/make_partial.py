@@ -23,9 +23,9 @@ import hashlib
 import math
 from pathlib import Path
 
-from engine.flags import Parser, number
 from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, is_neutral, read_labels, refuse_existing, write_json, write_labels
+from util.command_line import Parser, number
 
 
 def share(n: int, keep: float) -> int:

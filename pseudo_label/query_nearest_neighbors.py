@@ -10,9 +10,9 @@ saw: features of different teachers have nothing in common. There are fewer than
 import json
 from pathlib import Path
 
-from engine.flags import Parser, number
 from engine.log import one_sentence_errors
 from pseudo_label.labels import write_json
+from util.command_line import Parser, number
 
 
 def read_found(folder) -> tuple[list, dict]:

@@ -9,9 +9,9 @@ rank correlation stands in the title.
 """
 from pathlib import Path
 
-from engine.flags import Parser
 from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, read_labels
+from util.command_line import Parser
 
 
 def overlap_and_distance(found: list, full: dict):

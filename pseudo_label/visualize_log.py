@@ -7,8 +7,8 @@ Each run is a run folder, or its metrics.csv. Every column of a loss has a panel
 import csv
 from pathlib import Path
 
-from engine.flags import Parser
 from engine.log import one_sentence_errors
+from util.command_line import Parser
 
 NO_LOSS = ("epoch", "step", "seconds", "lr", "images_per_s", "waiting")
 

@@ -9,9 +9,9 @@ The pictures are spread evenly over those with a pseudo label, an ignored box or
 """
 from pathlib import Path
 
-from engine.flags import Parser, number
 from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, is_neutral, missing_labels, read_labels
+from util.command_line import Parser, number
 
 COLOURS = {"kept": (70, 220, 90), "pseudo": (255, 190, 20), "ignored": (200, 200, 200), "missing": (255, 70, 200)}
 DASHED = ("missing",)               # what lies below shows through

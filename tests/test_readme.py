@@ -7,7 +7,7 @@ from colour_network import colour_checkpoint, real_checkpoint
 from conftest import COLOURS
 from PIL import Image, ImageDraw
 
-from engine.flags import MODEL_FLAGS
+from flags import MODEL_FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
 

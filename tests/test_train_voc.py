@@ -21,8 +21,9 @@ from reference_fcos import CASES, random_weights
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
-from engine.flags import MODEL_FLAGS, switch
+from flags import MODEL_FLAGS
 from model.config import CHOICES, PRESETS, FCOSConfig, RCNNConfig
+from util.command_line import switch
 from tools import convert_weights
 from training import build_network, notes_on
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.flags import Parser, number  # noqa: E402
 from engine.log import one_sentence_errors  # noqa: E402
+from util.command_line import Parser, number  # noqa: E402
 
 
 def main(argv=None):
@@ -32,7 +32,7 @@ def main(argv=None):
 
 def shrink(flags) -> None:
     from engine.checkpoint import load_checkpoint, save_checkpoint
-    from engine.flags import input_sizes
+    from flags import input_sizes
     if Path(flags.out).exists():
         raise ValueError(f"{flags.out}: is there already; name another file")
     whole = load_checkpoint(flags.checkpoint)

@@ -23,8 +23,8 @@ from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.flags import Parser  # noqa: E402
 from engine.log import one_sentence_errors  # noqa: E402
+from util.command_line import Parser  # noqa: E402
 
 
 def readable(numbers: list, edges_of, box) -> list:

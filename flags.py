@@ -1,83 +1,14 @@
 """Flags that the commands have in common. Imports nothing heavy, so that `--help` answers at once."""
-
 import argparse
 import dataclasses
 import os
 import sys
 from pathlib import Path
 
+from util.command_line import Parser, file_words, number, switch
+
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
 INPUT_FLAGS = ("min_size", "max_size", "tile")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """The module docstring as it is, and each flag with its default, unless that is nothing or its help tells it."""
-
-    def _get_help_string(self, action):
-        default = action.default
-        if default is None or default is False or default is argparse.SUPPRESS:
-            return action.help
-        text = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{action.help} (default: {text.replace('%', '%%')})"
-
-
-class Parser(argparse.ArgumentParser):
-    """A wrong flag ends in one sentence, without the usage, and in exit code 2."""
-
-    source = ""  # "FILE: " while the words of a file are parsed
-
-    def __init__(self, manual):
-        super().__init__(description=manual, allow_abbrev=False, formatter_class=HelpFormatter)
-
-    def error(self, message):
-        self.exit(2, f"error: {self.source}{message}\n")
-
-
-def file_words(parser, values, source):
-    """The {flag: value} of a file as words of a command line, for which they are then judged like typed ones: unknown
-    names, types, ranges and choices. None stands for the flag's default; lists are flags with several values.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{source}: must hold flags as 'name: value' lines")
-    switches = {name for name, default in vars(parser.parse_args([])).items() if default is False}
-    words = []
-    for name, value in values.items():
-        name = str(name).replace("-", "_")
-        flag = f"--{name.replace('_', '-')}"
-        if name in switches and isinstance(value, bool):
-            words += [flag] * value
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        elif value is not None:
-            words.append(f"{flag}={'off' if value is False else value}")  # YAML reads a bare off as false
-    parser.source = f"{source}: "
-    parser.parse_args(words)
-    parser.source = Parser.source
-    return words
-
-
-def number(kind, low, high=float("inf"), step=None):
-    """A `type` for argparse: an int or float (`kind`) in low..high, and a multiple of `step`."""
-
-    def read(text):
-        value = kind(text)
-        if not low <= value <= high:
-            rule = f"{low} or more" if high == float("inf") else f"in {low}..{high}"
-            raise argparse.ArgumentTypeError(f"is {text}, must be {rule}")
-        if step and value % step:
-            raise argparse.ArgumentTypeError(f"is {text}, must be a multiple of {step}")
-        return value
-
-    read.__name__ = kind.__name__  # argparse says "invalid int value"
-    return read
-
-
-def switch(text):
-    """A `type` for argparse: on or off, and true or false as YAML says it."""
-    if text.lower() not in ("on", "off", "true", "false"):
-        raise argparse.ArgumentTypeError(f"is {text}, must be on or off")
-    return text.lower() in ("on", "true")
-
 
 # What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
 MODEL_FLAGS = {
