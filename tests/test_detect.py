@@ -148,6 +148,36 @@ def test_a_video_comes_back_drawn_with_an_entry_a_frame(checkpoint, tmp_path):
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
 
 
+def test_a_camera_is_drawn_shown_and_kept_until_a_key_ends_it(checkpoint, tmp_path, monkeypatch):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    view = torch.full((96, 128, 3), 110, dtype=torch.uint8)
+    view[20:60, 30:70] = torch.tensor(COLOURS[0]).flip(0).to(torch.uint8)
+    shown, file_capture = [], cv2.VideoCapture
+
+    class Camera:                                   # as OpenCV's, which says 0 where a camera does not know
+        def __init__(self, number):
+            assert number == 3
+
+        def get(self, what):
+            return 0.0
+
+        def read(self):
+            return True, view.numpy().copy()
+
+        def release(self):
+            shown.append("released")
+
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera(source) if isinstance(source, int) else file_capture(source))
+    monkeypatch.setattr(cv2, "imshow", lambda title, frame: shown.append(frame))
+    monkeypatch.setattr(cv2, "waitKey", lambda wait_ms: ord("q") if len(shown) == 4 else -1)
+    monkeypatch.setattr("dataset.video.check_opencv", lambda window=False: None)
+    frames = run(checkpoint, "--webcam", 3, "--show")
+    assert [(entry["image"], entry["frame"]) for entry in frames] == [("webcam_3", number) for number in range(4)]
+    assert boxes_of(frames[0])["disc"] == pytest.approx([30, 20, 70, 60], abs=2)
+    assert shown[4:] == ["released"] and shown[0].shape == (96, 128, 3) and (shown[0] != view.numpy()).any()      # drawn on
+    assert file_capture("out/webcam_3.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 4
+
+
 def test_what_is_no_video_is_refused_by_name(checkpoint, tmp_path, capfd):
     pytest.importorskip("cv2", exc_type=ImportError)
     Path("clip.mp4").write_bytes(b"not a video")
