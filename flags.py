@@ -92,9 +92,10 @@ def _add_model_flags(parser, models, presets):
 def _add_incomplete_label_flags(parser):
     add = parser.add_argument_group("incomplete labels").add_argument
     add("--pseudo-weight", type=number(float, 0), default=1.0, metavar="X", help="factor on the weight of boxes that a network has labelled")
-    add("--teacher", default="none", choices=["none", "ema"], help="ema: the averaged weights fill the holes of the labels at each step, "
+    add("--teacher", default="none", metavar="none|ema|FILE", help="fills the holes of the labels at each step: ema, the averaged weights; or the "
+        "detector of FILE, trained on the same labels, and from .6 of the run on the averaged weights; "
         "and the network learns from a strong view of the same picture")
-    add("--burn-in", type=number(float, 0, 1), default=0.25, metavar="SHARE", help="of the run, before the teacher's first box")
+    add("--burn-in", type=number(float, 0, 1), default=0.25, metavar="SHARE", help="of the run, before the first box of --teacher ema")
     add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
         help="of the objects that are labelled, where that is known (default: estimated)")
     add("--strong-view", type=switch, metavar="on|off",
@@ -188,7 +189,11 @@ def read_training_flags(parser, argv, checkpoints, models, presets):
     if flags.zoom[0] > flags.zoom[1]:
         raise ValueError(f"--zoom is {flags.zoom[0]:g} {flags.zoom[1]:g}, LOW must not be above HIGH")
     if flags.teacher != "none" and not flags.ema:
-        raise ValueError("--teacher ema takes the averaged weights, but with --ema 0 there are none")
+        raise ValueError(f"--teacher {flags.teacher} takes the averaged weights, but with --ema 0 there are none")
+    if flags.teacher not in ("none", "ema"):
+        if not os.path.isfile(flags.teacher):
+            raise ValueError(f"--teacher {flags.teacher}: is neither none nor ema, and there is no such file")
+        flags.teacher = os.path.abspath(flags.teacher)
     if resumed and flags.output:
         raise ValueError(f"--output {flags.output}: a resumed run goes on in its own folder, {file.parent}")
     for name in SETTLED if resumed else ():

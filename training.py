@@ -38,6 +38,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
     train_set, val_set = open_data(flags)
     network, config, told = build_network(flags, train_set.classes, resumed)
+    first_teacher = load_teacher(flags, train_set.classes, device)
     run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
     run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
     for sentence in (*notes_on(train_set, val_set), *told):
@@ -66,7 +67,8 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     started = time.perf_counter()
     judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device, options.amp) if val_set else None
     try:
-        best = fit(network, loader, judge, run, options, device, checkpoint, resumed, *incomplete_labels(flags, len(train_set.classes), run))
+        best = fit(network, loader, judge, run, options, device, checkpoint, resumed,
+                   *incomplete_labels(flags, len(train_set.classes), first_teacher, run))
     except KeyboardInterrupt:
         run.say(f"interrupted; --resume {folder / 'last.pth'} goes on")
         raise
@@ -134,13 +136,25 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
     return lambda network: evaluate(predict(network, loader, device, amp, progress=False), val_set.truth(), val_set.classes)
 
 
-def incomplete_labels(flags: argparse.Namespace, num_classes: int, run: RunLog):
+def load_teacher(flags: argparse.Namespace, classes: list, device):
+    """The network of a --teacher FILE, else None."""
+    from engine.checkpoint import load_checkpoint
+    from model import load_model
+    if flags.teacher in ("none", "ema"):
+        return None
+    teacher = load_checkpoint(Path(flags.teacher))
+    if teacher["classes"] != classes:
+        raise ValueError(f"--teacher {flags.teacher}: has the classes {', '.join(teacher['classes'])}, the data has {', '.join(classes)}")
+    return load_model(teacher["config"], teacher["model"], device)
+
+
+def incomplete_labels(flags: argparse.Namespace, num_classes: int, first_teacher, run: RunLog):
     """(teacher or None, strong view or None) of engine.fit.fit."""
     from dataset.strong_view import strong_view
     from engine.distributed import rank
     from engine.teacher import Teacher
-    online = flags.teacher == "ema"
-    teacher = Teacher(num_classes, flags.burn_in, flags.keep_rate, flags.pseudo_weight, run.say) if online else None
+    online, burn_in = flags.teacher != "none", 0.0 if first_teacher else flags.burn_in
+    teacher = Teacher(num_classes, burn_in, flags.keep_rate, flags.pseudo_weight, run.say, first_teacher) if online else None
 
     def view(images, image_sizes, step):
         return strong_view(images, image_sizes, seed=random.Random(f"{flags.seed}/{step}/{rank()}").getrandbits(63))

@@ -54,7 +54,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     run         engine.log.RunLog (folder, rows, messages)
     checkpoint  what every checkpoint shall hold beside the weights
     resume      a last.pth: the run goes on as if it had not been interrupted
-    teacher     engine.teacher.Teacher: what the averaged network detects fills the holes of the labels; needs ema_decay
+    teacher     engine.teacher.Teacher: what it, or the averaged network, detects fills the holes of the labels; needs ema_decay
     strong_view (images, image_sizes, step) -> images, which the network is trained on, the teacher not
 
     Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
@@ -159,7 +159,7 @@ class _Training:
             return targets, {}
         if not self.teacher.active(progress):
             return targets, {"pseudo": 0.0, "zones": 0.0}
-        return self.teacher(detect_batch(self.averaged.eval(), batch, self.device, self.options.amp), targets, progress)
+        return self.teacher(detect_batch(self.teacher.network(self.averaged, progress), batch, self.device, self.options.amp), targets, progress)
 
     def close_epoch(self) -> None:
         """Evaluation, the epoch's row, checkpoints. Until the end `state` says that the epoch is still to be closed, so that

@@ -1,32 +1,33 @@
-"""Learning from incomplete labels while training: the averaged network, the teacher, fills the holes of each batch's labels.
+"""Learning from incomplete labels while training: a teacher fills the holes of each batch's labels. It is the averaged network, or
+another one first: who begins as a beginner takes his first errors for true, and keeps them.
 
 The teacher sees each picture as the loader gives it. Its detections that no kept label explains become, by how likely they
 are real, positives with a weight, class-wise ignore zones, or nothing. How likely is read off its agreement with the kept
 labels, without any others: where a share c of the objects kept its label whatever they look like, then of the real ones
 among the detections a share c lies on kept boxes, so that to `hits` of these there belong hits * (1 - c) / c that lie on none
-(Elkan & Noto, 2008). Their share among all detections without a kept box, of a class and from a score up, is the precision.
-An object that a window was laid around is in view because it is labelled, so it is not counted. And a network scores what it was
-taught higher than what it was taught to be background, by a number of log odds that shows where it is surest: nearly all that it
-finds there is real, so where there is less without a kept box than those that hit one let expect, the kept are scored higher.
+(Elkan & Noto, 2008). Their share among all detections without a kept box, near a score, is how likely one is real.
+An object that a window was laid around is in view because it is labelled, so it is not counted. A network scores what it was taught
+higher than what it was taught to be background, and by heart what it was taught often, such as the few labels of a hard class:
+so a class is never believed more than all classes together are at that score.
 """
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from util.boxes import box_area, box_intersection, box_iou
 
 SAME_CLASS_IOU, ANY_CLASS_IOU, CONTAINED = 0.5, 0.75, 0.9   # above which a kept box explains a detection; the first two: or a surer one does
-POSITIVE, MIDDLING = 0.9, 0.5   # precisions: from the one up a positive, from the other up an ignore zone
+POSITIVE, MIDDLING = 0.6, 0.25   # how likely real: from the one up a positive, from the other up an ignore zone
 BINS = 100                      # of the score
+NEAR = 0.2                      # log odds: the standard deviation of what counts as near a score
+DOUBT = 5.0                     # detections by which a class begins with what all classes say
 MEMORY = 0.99                   # of what was counted, each step keeps this share
-ENOUGH = 50                     # kept boxes of a class, fewer: all classes are judged together
+TAKEOVER = 0.6                  # of the run, from which on the averaged network teaches, whoever began
 RAMP = 0.1                      # of the run, in which the weight of positives grows to its full value
 FIRST_CHECK = 50                # steps after the burn-in, then after twice as many, and so on
 TOO_MANY = 3                    # times as many pseudo boxes as there can be objects
-# [shifts, BINS]: the bin of the score that is by 0, 0.1, ... 1 log odds higher than that from which a bin begins
-HIGHER = (torch.logit(torch.arange(BINS) / BINS) + torch.arange(0, 1.05, 0.1)[:, None]).sigmoid().mul(BINS).sub(1e-3).ceil().long()
+
 
 
 class Teacher:
@@ -40,19 +41,28 @@ class Teacher:
     burn_in        share of the run before the first positive; in its second half what could be one, or is middling, is already
                    ignored, so that confidence is not punished; `active` says from where on detections are wanted
     keep_rate      share of the objects that have kept their label; None: estimated, as the share of the surest detections that
-                   lie on kept boxes. It comes out too high by what these are scored higher: fewer boxes are added, not more
-    pseudo_weight  of a positive, times its precision
+                   lie on kept boxes. It comes out too high where these are scored higher: fewer boxes are added, not more
+    pseudo_weight  of a positive, times how likely it is real
     say            takes a sentence that a person must see
+    first          network that teaches until TAKEOVER, on the device of the run, in evaluation mode; None: the averaged one teaches from the first
     state          tensors and numbers that an exact resume needs; may be set
     """
 
-    def __init__(self, num_classes: int, burn_in: float, keep_rate: float | None, pseudo_weight: float, say):
-        self.burn_in, self.keep_rate, self.pseudo_weight, self.say = burn_in, keep_rate, pseudo_weight, say
+    def __init__(self, num_classes: int, burn_in: float, keep_rate: float | None, pseudo_weight: float, say, first=None):
+        self.first, self.burn_in, self.keep_rate, self.pseudo_weight, self.say = first, burn_in, keep_rate, pseudo_weight, say
         self.state = {"counts": torch.zeros(num_classes, 2 * BINS + 1), "pictures": 0, "kept": 0.0, "pseudo": 0.0, "steps": 0,
-                      "next_check": FIRST_CHECK}
+                      "next_check": FIRST_CHECK, "averaged": first is None}
 
     def active(self, progress: float) -> bool:
         return progress >= self.burn_in / 2
+
+    def network(self, averaged, progress: float):
+        """Whose detections are wanted. Those of one network say nothing about those of another, so that counting begins anew."""
+        if self.first is not None and progress < TAKEOVER:
+            return self.first
+        if not self.state["averaged"]:
+            self.state.update(counts=torch.zeros_like(self.state["counts"]), averaged=True)
+        return averaged.eval()
 
     def __call__(self, detections: list, targets: dict, progress: float) -> tuple[dict, dict]:
         boxes, scores = (pad_sequence([found[name] for found in detections], batch_first=True) for name in ("boxes", "scores"))
@@ -60,25 +70,25 @@ class Teacher:
         hit, free = (which & ~repeats(boxes, scores, labels, which) for which in explain(boxes, labels, targets))
         kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"] & ~targets["sought"]
         bins = (scores * BINS).long().clamp(0, BINS - 1)
-        precision = self.precision(hit, free, labels.clamp(min=0), bins, targets["labels"].clamp(min=0), kept)
-        precision = torch.where(free, precision[labels.clamp(min=0), bins], 0.0)
+        likely = self.likely(hit, free, labels.clamp(min=0), bins, targets["labels"].clamp(min=0), kept)
+        likely = torch.where(free, likely[labels.clamp(min=0), bins], 0.0)
 
         ramp = min(max(0.0, (progress - self.burn_in) / RAMP), 1.0)
-        positive = (precision >= POSITIVE) & (ramp > 0)
-        zone = (precision >= MIDDLING) & ~positive
+        positive = (likely >= POSITIVE) & (ramp > 0)
+        zone = (likely >= MIDDLING) & ~positive
         chosen = positive | zone
         pseudo, zones, kept, most = torch.stack([positive.sum(), zone.sum(), kept.sum(), chosen.sum(1).max()]).tolist()
         self.watch(len(boxes), kept, pseudo, ramp)
         first = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]         # rows that hold nothing are not carried along
         positive, zone = positive.gather(1, first), zone.gather(1, first)
         added = {"boxes": boxes.gather(1, first[..., None].expand(-1, -1, 4)), "labels": torch.where(positive | zone, labels.gather(1, first), -1),
-                 "weights": torch.where(positive, precision.gather(1, first) * (self.pseudo_weight * ramp), 0.0), "zone_ignore": zone}
+                 "weights": torch.where(positive, likely.gather(1, first) * (self.pseudo_weight * ramp), 0.0), "zone_ignore": zone}
         return ({name: torch.cat([value, added.get(name, value.new_zeros(*first.shape, *value.shape[2:]))], 1) for name, value in targets.items()},
                 {"pseudo": pseudo / len(boxes), "zones": zones / len(boxes)})
 
-    def precision(self, hit: Tensor, free: Tensor, labels: Tensor, bins: Tensor, kept_labels: Tensor, kept: Tensor) -> Tensor:
-        """[C, BINS]: of the detections of a class, without a kept box and of at least this score, the share that is real,
-        counted over the last steps and this one. It never falls with the score."""
+    def likely(self, hit: Tensor, free: Tensor, labels: Tensor, bins: Tensor, kept_labels: Tensor, kept: Tensor) -> Tensor:
+        """[C, BINS]: how likely a detection of a class, without a kept box and of this score, is real, by what was counted over the
+        last steps and this one. It never falls with the score."""
         counts = torch.zeros_like(self.state["counts"], device=labels.device)
         width = counts.shape[1]
         for place, chosen in ((labels * width + bins, hit), (labels * width + BINS + bins, free), (kept_labels * width + 2 * BINS, kept)):
@@ -86,25 +96,24 @@ class Teacher:
         if dist.is_initialized():
             dist.all_reduce(counts)
         self.state["counts"] = counts = self.state["counts"].to(labels.device) * MEMORY + counts
-        counts = torch.where(counts[:, -1:] >= ENOUGH, counts, counts.sum(0))
-        hits, others = hits_and_others(counts)
-        keep, higher = self.rate()
-        real = pad(hits, (0, 1))[:, higher] * (1 - keep) / keep
-        return (real / others.clamp(min=1e-6)).clamp(max=1).cummax(1).values
+        score = torch.logit((torch.arange(BINS, device=labels.device) + 0.5) / BINS)
+        near = (-((score[:, None] - score) / NEAR).square() / 2).exp()
+        hits, others = (counts[:, :-1].unflatten(-1, (2, BINS)) @ near).unbind(-2)
+        keep = self.rate()
+        real = hits * (1 - keep) / keep
+        together = real.sum(0) / (others.sum(0) + 1)
+        alone = (real + DOUBT * together) / (others + DOUBT)
+        return torch.minimum(alone, together).clamp(max=1).cummax(1).values
 
-    def rate(self) -> tuple[Tensor, Tensor]:
+    def rate(self) -> Tensor:
         """The share of the objects that have kept their label: given, or of the surest detections, as many as half of the kept
-        boxes seen, that of those which hit one. And a row of HIGHER: the largest shift with which the surest without a kept
-        box can all be real."""
+        boxes seen, that of those which hit one."""
         counts = self.state["counts"].sum(0)
-        hits, others = hits_and_others(counts)
+        if self.keep_rate:
+            return torch.full_like(counts[0], self.keep_rate)
+        hits, others = counts[:-1].view(2, BINS).flip(-1).cumsum(-1).flip(-1)       # of this score or more
         surest = ((hits + others >= counts[-1] / 2).sum() - 1).clamp(min=0)
-        table = HIGHER.to(counts.device)
-        if not self.keep_rate:
-            return (hits[surest] / (hits + others)[surest].clamp(min=1e-6)).clamp(0.05, 1), table[0]
-        keep = torch.full_like(counts[0], self.keep_rate)
-        enough = pad(hits, (0, 1))[table[:, surest]] * (1 - keep) / keep >= others[surest]
-        return keep, table[(enough.sum() - 1).clamp(min=0)]
+        return (hits[surest] / (hits + others)[surest].clamp(min=1e-6)).clamp(0.05, 1)
 
     def watch(self, pictures: int, kept: float, pseudo: float, ramp: float) -> None:
         """Says so, early, where pseudo boxes are none, or more than there can be objects."""
@@ -115,7 +124,7 @@ class Teacher:
             state[name] += value
         if state["steps"] < state["next_check"]:
             return
-        rate = float(self.rate()[0])
+        rate = float(self.rate())
         told = f"(kept boxes {state['kept'] / state['pictures']:.2f} a picture, keep rate {rate:.2f}{'' if self.keep_rate else ' as estimated'})"
         if not state["pseudo"]:
             self.say(f"WARNING: the teacher has not added one pseudo box in {state['steps']} steps {told}: the labels are complete, or the "
@@ -124,11 +133,6 @@ class Teacher:
             self.say(f"WARNING: the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
                      f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
         state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0, next_check=2 * state["next_check"])
-
-
-def hits_and_others(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """From [..., 2 * BINS + 1]: the detections on kept boxes and those on none, [..., BINS] each, of this score or more."""
-    return counts[..., :-1].unflatten(-1, (2, BINS)).flip(-1).cumsum(-1).flip(-1).unbind(-2)
 
 
 def repeats(boxes: Tensor, scores: Tensor, labels: Tensor, among: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ F and by the measures alone.
     A+   kept                                               strong views, averaged weights; so do all that follow
     B    kept and pseudo, policy seed, weight 0.5           teacher: A+, which trained on these very pictures
     C    kept and pseudo, policy precision, zones ignored   --folds teachers, each picture by one that did not train on it
-    D    kept                                               --teacher ema: boxes are added at each step
+    D    kept                                               boxes are added at each step: by A+, then by the averaged network (--teacher)
     F    all
 
 Several GPUs of one machine are used as train_coco.py uses them without torchrun.
@@ -50,7 +50,7 @@ ARMS = {
     "A+": Arm("kept labels, strong views, averaged weights", STRONG),
     "B": Arm("pseudo labels as Jmq14/FCOS made them", [*STRONG, "--pseudo-weight", "0.5"], ("A+",)),
     "C": Arm("pseudo labels of cross-fitted teachers, by precision, with zones", [*STRONG, "--pseudo-weight", "1"]),
-    "D": Arm("pseudo boxes of an averaged teacher at each step", [*STRONG, "--teacher", "ema"]),
+    "D": Arm("pseudo boxes at each step, of A+ and then of the averaged network", STRONG, ("A+",)),
     "F": Arm("all labels", STRONG),
 }
 
@@ -79,7 +79,8 @@ class Experiment:
 
     def arm(self, name: str) -> Path:
         labels = {"B": self.seed_labels, "C": self.precise_labels, "F": lambda: self.folder.parent / "train.json"}.get(name, self.partial)
-        extra = ["--keep-rate", str(self.flags.keep_rate)] if name == "D" and self.flags.keep_rate else []
+        extra = ["--teacher", str(self.arm("A+"))] if name == "D" else []
+        extra += ["--keep-rate", str(self.flags.keep_rate)] if name == "D" and self.flags.keep_rate else []
         return self.train(labels(), name, [*ARMS[name].flags, *extra])
 
     def partial(self) -> Path:

@@ -177,7 +177,7 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     flags = {Path(value_of(call, "--output")).name: train_coco.parse_flags(call)[0] for call in calls[:8]}
     assert {name: (own.strong_view, own.pseudo_weight, own.teacher, own.ema > 0) for name, own in flags.items()} == {
         "A": (None, 1, "none", False), "A+": (True, 1, "none", True), "B": (True, 0.5, "none", True), "C": (True, 1, "none", True),
-        "D": (True, 1, "ema", True), "F": (True, 1, "none", True), "teacher-0": (True, 1, "none", True), "teacher-1": (True, 1, "none", True)}
+        "D": (True, 1, str(out / "seed-0/A+/last.pth"), True), "F": (True, 1, "none", True), "teacher-0": (True, 1, "none", True), "teacher-1": (True, 1, "none", True)}
     epochs = {name: own.epochs for name, own in flags.items()}
     assert epochs["teacher-0"] == epochs["teacher-1"] == 2 * epochs["B"] and len({epochs[name] for name in ("A", "A+", "B", "C", "D", "F")}) == 1
     trained_on = {Path(value_of(call, "--output")).name: read_labels(value_of(call, "--train-json")).contents for call in calls[:8]}
@@ -232,7 +232,7 @@ def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path, monkeypatch
     run_pipeline.main(words)
     run = tmp_path / "out/seed-0/D"
     before = load_checkpoint(run / "last.pth")
-    assert before["flags"]["teacher"] == "ema" and before["flags"]["val_json"] == "none" and before["classes"] == VOCDataset(folder, "train").classes
+    assert before["flags"]["teacher"] == str(run.parent / "A+/last.pth") and before["flags"]["val_json"] == "none" and before["classes"] == VOCDataset(folder, "train").classes
     assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"D"}
     assert run_pipeline.last_row(run / "metrics.csv")["step"] == "4"
     (run / "best.pth").unlink()                     # as if it had been broken off

@@ -12,7 +12,7 @@ import train_voc
 from dataset.augment import MEAN_COLOUR
 from dataset.strong_view import strong_view
 from engine.checkpoint import load_checkpoint
-from engine.teacher import ENOUGH, FIRST_CHECK, Teacher, explain, repeats
+from engine.teacher import FIRST_CHECK, Teacher, explain, repeats
 
 
 def teacher(keep_rate=0.5, burn_in=0.0, pseudo_weight=1.0, num_classes=2):
@@ -81,20 +81,29 @@ def test_what_a_window_was_laid_around_explains_but_is_not_counted():
     assert judge.state["counts"].sum(0)[[90, -1]].tolist() == [1, 1] and judge.state["counts"].sum() == 2
 
 
-def test_precision_by_hand():
-    # Of class 0, at .9: 60 hits and 60 others. Half of the labels are kept: 60 others are real, all of them. At .5: 20 hits and 180
-    # others: from .5 up 80 real of 240. Class 1 has too few kept boxes and is judged with all others.
+def test_how_likely_by_hand(monkeypatch):
+    # Half of the labels are kept. Of class 0, at .9: 60 hits and 59 others, all of them real; at .5: 20 hits and 179 others, of which 20 are.
+    # Class 1 has at .5 one hit and nothing else: alone it would be believed, together with class 0 it is not.
+    monkeypatch.setattr(engine.teacher, "NEAR", 0.001)         # nothing is near but the score itself
     judge, _ = teacher(keep_rate=0.5)
-    hit, labels, bins = torch.tensor([[True] * 60 + [False] * 60 + [True] * 20 + [False] * 180]), torch.zeros(1, 320, dtype=torch.int64), torch.full((1, 320), 90)
-    bins[0, 120:] = 50
-    precision = judge.precision(hit, ~hit, labels, bins, torch.zeros(1, 160, dtype=torch.int64), torch.ones(1, 160, dtype=torch.bool))
-    assert precision[0, 90:].tolist() == [1] * 10 and precision[0, 51:91].tolist() == pytest.approx([1] * 40)
-    assert precision[0, :51].tolist() == pytest.approx([80 / 240] * 51) and torch.equal(precision[0], precision[1])
-    assert 160 >= ENOUGH
+    hit, labels, bins = torch.tensor([[True] * 60 + [False] * 59 + [True] * 20 + [False] * 179 + [True]]), torch.zeros(1, 319, dtype=torch.int64), torch.full((1, 319), 90)
+    bins[0, 119:], labels[0, -1] = 50, 1
+    likely = judge.likely(hit, ~hit, labels, bins, torch.zeros(1, 160, dtype=torch.int64), torch.ones(1, 160, dtype=torch.bool))
+    assert likely[0, 90:].tolist() == pytest.approx([1] * 10) and likely[:, :50].sum() == 0        # nothing seen there
+    assert likely[1, 50:90].tolist() == pytest.approx([21 / 180] * 40)
+    assert likely[0, 50:90].tolist() == pytest.approx([(20 + 5 * 21 / 180) / 184] * 40)
     judge.keep_rate = 0.8
     nothing = torch.zeros(1, 0, dtype=torch.int64)
-    later = judge.precision(nothing.bool(), nothing.bool(), nothing, nothing, nothing, nothing.bool())
-    assert later[0, 90].item() == pytest.approx(60 / 4 / 60) and later[0, 0].item() == pytest.approx(80 / 4 / 240)
+    later = judge.likely(nothing.bool(), nothing.bool(), nothing, nothing, nothing, nothing.bool())
+    assert later[0, 90].item() == pytest.approx(0.25, abs=0.01) and later[1, 50].item() == pytest.approx(21 / 4 / 180, abs=0.01)
+
+
+def test_what_is_near_a_score_counts_there_too():
+    judge, _ = teacher(keep_rate=0.5)
+    hit = torch.tensor([[True] * 50 + [False] * 100])
+    bins = torch.where(hit, 80, 70)                             # the hits score higher: between the two it is the less likely the lower
+    likely = judge.likely(hit, ~hit, torch.zeros_like(bins), bins, torch.zeros_like(bins), hit)
+    assert likely[0, 60] < likely[0, 70] < 0.5 < likely[0, 80] <= likely[0, 90] and (likely.diff() >= 0).all() and torch.isfinite(likely).all()
 
 
 def world(rng, keep, learnt, pictures=4):
@@ -132,12 +141,12 @@ def test_what_is_added_is_as_often_real_as_it_says_and_most_of_what_is_missing_i
         new = slice(targets["boxes"].shape[1], None)
         for boxes, labels, zones, weights, places in zip(*(filled[name][:, new] for name in ("boxes", "labels", "zone_ignore", "weights")), truth, strict=True):
             positive = (labels >= 0) & ~zones
-            assert (weights[positive] >= 0.9).all() and (weights[~positive] == 0).all()
+            assert (weights[positive] >= 0.6).all() and (weights[~positive] == 0).all()
             is_real = [places[tuple(box.tolist())] for box in boxes[positive]]
             added, real, missing = added + len(is_real), real + sum(is_real), missing + sum(places.values())
             open_ += sum(places[tuple(box.tolist())] for box in boxes[zones])
-    assert real / added > (0.85 if known else 0.7) and real / missing > 0.3 and (real + open_) / missing > 0.95
-    assert float(judge.rate()[0]) == pytest.approx(keep, abs=0.1) and not said
+    assert real / added > (0.9 if known else 0.85) and real / missing > 0.3 and (real + open_) / missing > (0.55 if learnt else 0.9)
+    assert float(judge.rate()) == pytest.approx(keep, abs=0.1) and not said
 
 
 def surely(judge, steps, progress, kept=5, free=2, score=0.9):
@@ -187,7 +196,7 @@ def test_complete_labels_get_no_boxes_and_a_warning_at_once_and_then_less_and_le
 
 def test_more_boxes_than_there_can_be_objects_are_told_of():
     judge, said = teacher(keep_rate=0.5)
-    judge.precision = lambda *_: torch.ones(2, 100)            # a teacher that believes itself
+    judge.likely = lambda *_: torch.ones(2, 100)            # a teacher that believes itself
     surely(judge, FIRST_CHECK, 0.5, kept=1, free=6)
     assert not said
     surely(judge, 2 * FIRST_CHECK, 0.5, kept=1, free=7)
@@ -249,6 +258,35 @@ def test_the_online_mode_logs_its_boxes_and_is_resumed_as_if_unbroken(tmp_path, 
     assert same_weights(whole, resumed) and torch.equal(whole["training"]["teacher"]["counts"], resumed["training"]["teacher"]["counts"])
 
 
+def test_another_network_teaches_first_and_then_the_averaged_one_from_counts_of_its_own():
+    first, averaged = torch.nn.Identity(), torch.nn.Identity().train()
+    judge = Teacher(2, 0.0, 0.5, 1.0, print, first)
+    surely(judge, 3, 0.5)
+    assert judge.network(averaged, 0.0) is judge.network(averaged, 0.59) is first and judge.state["counts"].sum() > 0
+    assert judge.network(averaged, 0.6) is averaged and not averaged.training and judge.state["counts"].sum() == 0
+    surely(judge, 1, 0.6)
+    assert judge.network(averaged, 0.7) is averaged and judge.state["counts"].sum() > 0       # anew once
+    assert teacher()[0].network(averaged, 0.0) is averaged
+
+
+def test_a_run_with_a_teacher_from_a_file_is_resumed_as_if_unbroken_and_one_of_other_classes_is_refused(tmp_path, voc_folder, monkeypatch, capsys):
+    monkeypatch.setattr(engine.teacher, "SAME_CLASS_IOU", 0.1)
+    train(voc_folder, tmp_path / "first", "--score-threshold", "0.001", "--val-split", "none")
+    file = tmp_path / "first/last.pth"
+    flags = "--teacher", file, *ONLINE[4:]
+    whole = train(voc_folder, tmp_path / "whole", *flags)
+    assert whole["training"]["teacher"]["averaged"] and not same_weights(whole, train(voc_folder, tmp_path / "ema", *ONLINE))
+    for step in (2, 3):                             # before the takeover, and after it
+        train(voc_folder, tmp_path / f"broken-{step}", *flags, "--max-steps", step)
+        train_voc.main(["--resume", str(tmp_path / f"broken-{step}/last.pth")])
+        assert same_weights(whole, load_checkpoint(tmp_path / f"broken-{step}/last.pth"))
+    other = load_checkpoint(file)
+    torch.save({**other, "classes": ["cat", *other["classes"][1:]]}, tmp_path / "other.pth")
+    assert "other.pth: has the classes cat, " in refusal(
+        train_voc.main, ["--data", str(voc_folder), "--output", str(tmp_path / "no"), *TINY, "--teacher", str(tmp_path / "other.pth")], capsys)
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_burn_in_of_the_whole_run_is_the_strong_view_alone_and_a_teacher_cannot_be_changed(tmp_path, voc_folder, capsys):
     brief = "--max-steps", 1, "--val-split", "none"
     never = train(voc_folder, tmp_path / "never", "--teacher", "ema", "--burn-in", 1, *brief)
@@ -261,6 +299,6 @@ def test_a_burn_in_of_the_whole_run_is_the_strong_view_alone_and_a_teacher_canno
 @pytest.mark.parametrize("flags, words_of_it", [
     (["--teacher", "ema", "--ema", "0"], "--teacher ema takes the averaged weights, but with --ema 0 there are none"),
     (["--keep-rate", "0"], "--keep-rate: is 0, must be in 0.01..1"), (["--burn-in", "2"], "--burn-in: is 2, must be in 0..1"),
-    (["--pseudo-weight", "-1"], "--pseudo-weight: is -1, must be 0 or more"), (["--teacher", "fixed"], "--teacher: invalid choice: 'fixed'")])
+    (["--pseudo-weight", "-1"], "--pseudo-weight: is -1, must be 0 or more"), (["--teacher", "fixed"], "--teacher fixed: is neither none nor ema, and there is no such file")])
 def test_a_wrong_flag_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_folder, capsys):
     assert words_of_it in refusal(train_voc.main, ["--data", str(voc_folder), "--output", str(tmp_path / "run"), *TINY, *flags], capsys)
