@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from util.boxes import box_area, box_intersection, box_iou
 
 SAME_CLASS_IOU, ANY_CLASS_IOU, CONTAINED = 0.5, 0.75, 0.9   # above which a kept box explains a detection; the first two: or a surer one does
-POSITIVE, MIDDLING = 0.6, 0.25   # how likely real: from the one up a positive, from the other up an ignore zone
+POSITIVE, MIDDLING = 0.6, 0.25  # how likely real: from the one up a positive, from the other up an ignore zone
 BINS = 100                      # of the score
 NEAR = 0.2                      # log odds: the standard deviation of what counts as near a score
 DOUBT = 5.0                     # detections by which a class begins with what all classes say
@@ -27,7 +27,6 @@ TAKEOVER = 0.6                  # of the run, from which on the averaged network
 RAMP = 0.1                      # of the run, in which the weight of positives grows to its full value
 FIRST_CHECK = 50                # steps after the burn-in, then after twice as many, and so on
 TOO_MANY = 3                    # times as many pseudo boxes as there can be objects
-
 
 
 class Teacher:
@@ -79,11 +78,11 @@ class Teacher:
         chosen = positive | zone
         pseudo, zones, kept, most = torch.stack([positive.sum(), zone.sum(), kept.sum(), chosen.sum(1).max()]).tolist()
         self.watch(len(boxes), kept, pseudo, ramp)
-        first = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]         # rows that hold nothing are not carried along
-        positive, zone = positive.gather(1, first), zone.gather(1, first)
-        added = {"boxes": boxes.gather(1, first[..., None].expand(-1, -1, 4)), "labels": torch.where(positive | zone, labels.gather(1, first), -1),
-                 "weights": torch.where(positive, likely.gather(1, first) * (self.pseudo_weight * ramp), 0.0), "zone_ignore": zone}
-        return ({name: torch.cat([value, added.get(name, value.new_zeros(*first.shape, *value.shape[2:]))], 1) for name, value in targets.items()},
+        rows = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :most]         # rows that hold nothing are not carried along
+        positive, zone = positive.gather(1, rows), zone.gather(1, rows)
+        added = {"boxes": boxes.gather(1, rows[..., None].expand(-1, -1, 4)), "labels": torch.where(positive | zone, labels.gather(1, rows), -1),
+                 "weights": torch.where(positive, likely.gather(1, rows) * (self.pseudo_weight * ramp), 0.0), "zone_ignore": zone}
+        return ({name: torch.cat([value, added.get(name, value.new_zeros(*rows.shape, *value.shape[2:]))], 1) for name, value in targets.items()},
                 {"pseudo": pseudo / len(boxes), "zones": zones / len(boxes)})
 
     def likely(self, hit: Tensor, free: Tensor, labels: Tensor, bins: Tensor, kept_labels: Tensor, kept: Tensor) -> Tensor:

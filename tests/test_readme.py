@@ -40,7 +40,7 @@ def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example,
 def test_every_file_of_the_map_is_there():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|pseudo_label|tools|util"
-    named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|train_coco|eval_coco|training|evaluating|detect)\.py", text)}
+    named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|train_coco|eval_coco|training|evaluating|detect|flags)\.py", text)}
     assert len(named) > 20 and not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
