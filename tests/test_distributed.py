@@ -98,11 +98,12 @@ def test_ranks_under_ddp_give_the_gradient_of_one_device(model, tmp_path):
     expected, parts = whole_batch(model)
     targets = network_and_batch(model)[-1]
     filled = taught(targets, slice(0, 4))
+    assert (filled[:, -1] >= 0.6).all() and (taught(targets, slice(0, 2))[:, -1] != filled[:2, -1]).all()     # a rank alone would be less sure
     mp.spawn(_rank, args=(model, 2, tmp_path / "store", str(tmp_path)), nprocs=2)
     for rank in range(2):
         got, rank_parts, weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert_same(got, rank_parts, expected, parts)
-        assert torch.equal(weights, filled[rank * 2:rank * 2 + 2]) and (weights[:, -1] > 0.7).all()
+        assert torch.equal(weights, filled[rank * 2:rank * 2 + 2])
     assert (taught(targets, slice(0, 2))[:, -1] > 0.7).all()
     assert taught(targets, slice(2, 4)).shape == (2, 3)             # alone the second rank has nothing to count on
 
