@@ -74,11 +74,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         raise
     run.say(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; best.pth and last.pth are in {folder}")
     if run.active:
-        from evaluation.plots import plot_training
-        from evaluation.report import format_table
-        if best:
-            run.say(format_table(best))
-        plot_training(folder / "metrics.csv", folder / "training.png")
+        show_training(run, best)
 
 
 def notes_on(train_set, val_set) -> list[str]:
@@ -167,6 +163,15 @@ def amp_dtype(choice: str, device):
     if choice == "auto":
         choice = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+
+
+def show_training(run: RunLog, best: dict) -> None:
+    """The table of the best metrics, where there are any, and training.png."""
+    from evaluation.plots import plot_training
+    from evaluation.report import format_table
+    if best:
+        run.say(format_table(best))
+    plot_training(run.folder / "metrics.csv", run.folder / "training.png")
 
 
 def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
