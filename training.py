@@ -149,7 +149,7 @@ def incomplete_labels(flags: argparse.Namespace, num_classes: int, first_teacher
     from dataset.strong_view import strong_view
     from engine.distributed import rank
     from engine.teacher import Teacher
-    online, burn_in = flags.teacher != "none", 0.0 if first_teacher else flags.burn_in
+    online, burn_in = flags.teacher != "none", flags.burn_in if first_teacher is None else 0.0
     teacher = Teacher(num_classes, burn_in, flags.keep_rate, flags.pseudo_weight, run.say, first_teacher) if online else None
 
     def view(images, image_sizes, step):

@@ -54,7 +54,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     run         engine.log.RunLog (folder, rows, messages)
     checkpoint  what every checkpoint shall hold beside the weights
     resume      a last.pth: the run goes on as if it had not been interrupted
-    teacher     engine.teacher.Teacher: what it, or the averaged network, detects fills the holes of the labels; needs ema_decay
+    teacher     engine.teacher.Teacher: what its own network or the averaged one detects fills the holes of the labels; needs ema_decay
     strong_view (images, image_sizes, step) -> images, which the network is trained on, the teacher not
 
     Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError

@@ -7,8 +7,8 @@ labels, without any others: where a share c of the objects kept its label whatev
 among the detections a share c lies on kept boxes, so that to `hits` of these there belong hits * (1 - c) / c that lie on none
 (Elkan & Noto, 2008). Their share among all detections without a kept box, near a score, is how likely one is real.
 An object that a window was laid around is in view because it is labelled, so it is not counted. A network scores what it was taught
-higher than what it was taught to be background, and by heart what it was taught often, such as the few labels of a hard class:
-so a class is never believed more than all classes together are at that score.
+higher than what it was taught to be background, most of all the few labels of a hard class, which it knows by heart: so a class
+is never believed more than all classes together are at that score.
 """
 import torch
 import torch.distributed as dist

@@ -79,8 +79,8 @@ class Experiment:
 
     def arm(self, name: str) -> Path:
         labels = {"B": self.seed_labels, "C": self.precise_labels, "F": lambda: self.folder.parent / "train.json"}.get(name, self.partial)
-        extra = ["--teacher", str(self.arm("A+"))] if name == "D" else []
-        extra += ["--keep-rate", str(self.flags.keep_rate)] if name == "D" and self.flags.keep_rate else []
+        told = ["--keep-rate", str(self.flags.keep_rate)] if self.flags.keep_rate else []
+        extra = ["--teacher", str(self.arm("A+")), *told] if name == "D" else []
         return self.train(labels(), name, [*ARMS[name].flags, *extra])
 
     def partial(self) -> Path:
