@@ -56,7 +56,9 @@ def shoe(rng, upper, sole):
     index = np.arange(69)[:, None] * 41 + np.arange(40)[None]
     faces = np.stack([index, index + 41, index + 42, index + 1], -1).reshape(-1, 4)
     body = mesh(ring(0.96, 22, tall).reshape(-1, 3), faces, upper._replace(two_sided=True))
-    wave = 1 + 0.04 * np.sin(t * rng.uniform(20, 60))
+    _trim(rng, body, sole)
+    laces = _laces(rng, x, half, tall, sole if rng.random() < 0.6 else upper)
+    wave = 1 + rng.choice([0.015, 0.04, 0.09]) * np.sin(t * rng.uniform(20, 90))
     rim = np.stack([x, half * 1.06 * wave, np.zeros(70)], 1)
     loop = np.concatenate([rim, (rim * [1, -1, 1])[::-1]])
     high = np.concatenate([26 + 5 * np.sin(t * 40), (26 + 5 * np.sin(t * 40))[::-1]])
@@ -64,7 +66,38 @@ def shoe(rng, upper, sole):
     points = np.concatenate([loop, loop * [1, 0.97, 1] + np.c_[np.zeros((n, 2)), high]])
     k, after = np.arange(n), (np.arange(n) + 1) % n
     edge = mesh(points, np.stack([after, k, n + k, n + after], 1), sole._replace(two_sided=True))
-    return join([edge, body])
+    if rng.random() < 0.3:  # cushions along the sole, with gaps between them
+        edge.albedo[(k * rng.integers(4, 10) // n) % 2 == 1] *= rng.uniform(0.1, 0.6)
+    return join([edge, body, *laces])
+
+
+def _trim(rng, body, sole):
+    """Stripes, a heel or a toe cap of another colour on a shoe's upper [69 x 40 faces], or nothing."""
+    along, around = np.mgrid[:69, :40]
+    side = np.minimum(around, 39 - around)
+    kind = rng.choice(["none", "stripes", "heel", "toe"], p=[0.4, 0.3, 0.15, 0.15])
+    if kind == "stripes":
+        slanted = np.sin(along * rng.uniform(0.5, 1.2) + side * rng.uniform(-0.5, 0.5)) > 0.3
+        where = slanted & (side > 2) & (side < 14) & (along > 22) & (along < 46)
+    else:
+        where = {"none": along < 0, "heel": along < rng.integers(6, 14), "toe": along > rng.integers(56, 63)}[kind]
+    body.albedo[where.ravel()] = np.array(sole.albedo) * rng.uniform(0.4, 1.1)
+
+
+def _laces(rng, x, half, tall, material):
+    """Across the instep, with a bow."""
+    cord = material._replace(gloss=8, sheen=0.02)
+    parts, a = [], np.linspace(0.28 * np.pi, 0.72 * np.pi, 9)
+    for k in np.linspace(32, 48, rng.integers(4, 7)).astype(int):
+        skew = np.linspace(-1, 1, 9) * rng.uniform(-9, 9)
+        over = np.stack([x[k] + skew, half[k] * np.cos(a), 24 + (tall[k] - 22) * np.sin(a) ** 0.7 + 2], 1)
+        parts.append(tube(over, rng.uniform(1.6, 3.2), 6, cord))
+    knot = np.array([x[31], 0, tall[31] + 3])
+    for side in (-1, 1):
+        loop = knot + np.array([[0, 0, 0], [12, side * 26, 3], [-8, side * 38, -6], [-14, side * 20, -1], [0, 0, 1]])
+        end = knot + np.array([[0, 0, 0], [14, side * 12, 2], [26, side * rng.uniform(15, 40), -12]])
+        parts += [tube(smooth(loop, 5), 1.8, 5, cord), tube(smooth(end, 5), 1.8, 5, cord)]
+    return parts
 
 
 def hand(rng, skin):
@@ -97,8 +130,30 @@ def _reaching_arm(rng, chest, inside, shirt, skin):
     sleeve = _wrinkled(rng, [shoulder, (shoulder + elbow) / 2 + [0, 0, 15]], [75, 70], 40, shirt, 0.02)
     wrist = palm + [-38 * np.cos(reach), -38 * np.sin(reach), 30]
     radii = np.interp(np.linspace(0, 1, 61), [0, 0.5, 1], [44, 40, 26])
-    forearm = tube(smooth([(shoulder + elbow) / 2, elbow, wrist], 30), radii, 32, skin)
-    return [sleeve, forearm, hand(rng, skin).turned(turn("z", reach)).moved(palm)]
+    arm = smooth([(shoulder + elbow) / 2, elbow, wrist], 30)
+    parts = [sleeve, tube(arm, radii, 32, skin), hand(rng, skin).turned(turn("z", reach)).moved(palm)]
+    if rng.random() < 0.25:  # a watch or a bracelet
+        strap = Material(rgb(*np.full(3, rng.uniform(15, 200))), rng.choice([0.0, 0.8]), 30, 0.05)
+        parts.append(tube(arm[53:57], radii[53:57] + 3, 32, strap, caps=False))
+    if rng.random() < 0.4:
+        fingers = palm + 75 * np.array([np.cos(reach), np.sin(reach), 0]) + [0, 0, rng.uniform(0, 30)]
+        parts.append(held(rng).turned(turn("z", rng.uniform(0, 2 * np.pi))).moved(fingers))
+    return parts
+
+
+def held(rng):
+    """What a hand may hold: a rod, a telephone, a sheet of paper or a small box, around the origin."""
+    kind = rng.choice(["rod", "telephone", "paper", "box"], p=[0.4, 0.25, 0.2, 0.15])
+    if kind == "rod":
+        steel = Material(rgb(*np.full(3, rng.uniform(20, 230))), rng.choice([0, 0.8]), 40, 0.1)
+        tip = np.array([rng.uniform(40, 110), 0, rng.uniform(-15, 25)])
+        return tube(np.linspace(-tip * rng.uniform(0.2, 1), tip, 12), rng.uniform(1.5, 4), 10, steel)
+    size, colour, gloss = {
+        "telephone": ([145, 72, 9], rng.uniform(15, 45, 3), 60),
+        "paper": ([*rng.uniform(60, 200, 2), 1], rng.uniform(150, 245, 3), 8),
+        "box": (rng.uniform(20, 60, 3), rng.uniform(30, 245, 3), 8),
+    }[kind]
+    return box(size, Material(rgb(*colour), 0.0, gloss, 0.05)).turned(turn("x", rng.normal(0, 0.4)))
 
 
 def person(rng, inside):
@@ -167,6 +222,55 @@ def wheel(rng, radius, thick, rubber, chrome):
     return join(parts)
 
 
+def drive(rng, crank, back, chrome, black):
+    """Chainring, chain, cranks and pedals between the bottom bracket and the rear hub."""
+    a = np.linspace(0, 2 * np.pi, 97)
+    circle = np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+    ring, steel = rng.uniform(70, 100), chrome if rng.random() < 0.6 else black
+    parts = [tube(crank + [0, 45, 0] + circle * (ring + 3 * np.sin(32 * a))[:, None], 5, 6, steel, caps=False)]
+    for k in range(5):
+        spoke = ring * np.array([np.cos(k * 1.257), 0, np.sin(k * 1.257)])
+        parts.append(tube(np.linspace(crank + [0, 45, 0], crank + [0, 45, 0] + spoke, 6), 8, 6, steel))
+    for up in (-1, 1):
+        parts.append(
+            tube(np.linspace(crank + [0, 45, up * ring], back + [0, 45, up * 35], 30), 4.5, 5, steel, caps=False)
+        )
+    spin, caged = rng.uniform(0, np.pi), rng.random() < 0.4
+    reflector = Material(rgb(*[[235, 140, 30], [230, 190, 40], [220, 220, 215]][rng.integers(3)]), 0.0, 60, 0.1)
+    for side in (-1, 1):
+        foot = crank + side * 165 * np.array([np.cos(spin), 0, np.sin(spin)]) + [0, side * 75, 0]
+        parts.append(tube(np.linspace(crank + [0, side * 60, 0], foot, 10), 9, 8, chrome))
+        middle = foot + [0, side * 45, 0]
+        if caged:
+            parts += [box([8, 75, 22], chrome).moved(middle + [end, 0, -11]) for end in (-45, 45)]
+            parts += [box([90, 8, 22], chrome).moved(middle + [0, end, -11]) for end in (-36, 36)]
+        else:
+            parts.append(box([95, 75, 22], black).moved(middle - [0, 0, 11]))
+        parts += (
+            [box([6, 50, 14], reflector).moved(middle + [end, 0, -7]) for end in (-50, 50)]
+            if rng.random() < 0.7
+            else []
+        )
+    return parts
+
+
+def basket(rng):
+    """An open basket of wire, hung before the handlebar."""
+    wire = Material(rgb(*np.full(3, rng.uniform(25, 210))), rng.choice([0, 0.7]), 25, 0.06)
+    wide, deep, tall = rng.uniform(140, 190), rng.uniform(90, 130), rng.uniform(180, 240)
+    corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1], [1, 1]]) * [deep, wide]
+    parts = []
+    for z in np.linspace(0, tall, rng.integers(5, 9)):
+        rim = np.concatenate([np.linspace(p, q, 8) for p, q in zip(corners[:-1], corners[1:], strict=True)]) * (
+            0.8 + 0.2 * z / tall
+        )
+        parts.append(tube(np.c_[rim, np.full(len(rim), z)], 2.2, 4, wire, caps=False))
+    for p, q in zip(corners[:-1], corners[1:], strict=True):
+        for foot in np.linspace(p, q, 7):
+            parts.append(tube(np.linspace([*foot * 0.8, 0], [*foot, tall], 6), 2.2, 4, wire, caps=False))
+    return join(parts)
+
+
 def bicycle(rng):
     """A standing bicycle, front hub above the origin, the rest towards -x; now and then only wheel and fork."""
     radius, thick = rng.uniform(240, 340), rng.uniform(16, 30)
@@ -191,15 +295,24 @@ def bicycle(rng):
             (seat, back, 9),
         ):
             parts.append(tube(np.linspace(start, end, 30), thickness, 12, frame))
-        spin = rng.uniform(0, np.pi)
-        for side in (-1, 1):
-            foot = crank + side * 165 * np.array([np.cos(spin), 0, np.sin(spin)]) + [0, side * 75, 0]
-            parts += [
-                tube(np.linspace(crank + [0, side * 60, 0], foot, 10), 9, 8, chrome),
-                box([95, 75, 22], black).moved(foot + [0, side * 45, 0]),
-            ]
+        parts += drive(rng, crank, back, chrome, black)
         parts.append(blob([125, 70, 30], black, 20, 24).moved(seat + [0, 0, 90]))
         parts.append(tube(np.linspace(head + [0, -270, 150], head + [0, 270, 150], 30), 12, 10, black))
+        if rng.random() < 0.3:
+            parts.append(basket(rng).moved(head + [120, 0, 60]))
+        for _ in range(rng.integers(0, 4)):  # cables
+            ends = head + [
+                [30, rng.uniform(-200, 200), 150],
+                [rng.uniform(0, 160), rng.uniform(-60, 60), 20],
+                [0, 0, -180],
+            ]
+            parts.append(tube(smooth(ends, 14), 2.5, 5, black))
+    if rng.random() < 0.4:  # mudguard
+        a = np.linspace(rng.uniform(-0.3, 0.4), rng.uniform(1.9, 2.6), 40)
+        over = (radius + thick + 14) * np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+        parts.append(
+            tube(over, rng.uniform(22, 32), 10, frame if rng.random() < 0.5 else black, flat=0.25, up=[0, 1, 0])
+        )
     if rng.random() < 0.5:
         foot = [-rng.uniform(150, 350), rng.uniform(100, 260), -radius]
         parts.append(tube(np.linspace([-40, 20, 0], foot, 20), 7, 8, black if rng.random() < 0.5 else chrome))

@@ -122,8 +122,24 @@ def scrap(rng):
     return blob(size, Material(rgb(level, level, level * 1.03), 0.0, 12, 0.04), 8, 12, rng, 0.16).dropped(0.2)
 
 
-KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, coin, key, scrap)
-SHARES = np.array([0.26, 0.07, 0.15, 0.04, 0.2, 0.12, 0.03, 0.04, 0.09])
+def pen(rng):
+    """A straight rod: pen, straw, chalk, wooden stick, nail without a head; with a cap, a tip or neither."""
+    length, radius = rng.uniform(30, 140), rng.uniform(1.2, 5)
+    colours = [[235, 235, 230], [30, 60, 150], [20, 20, 22], [190, 150, 100], [200, 60, 50], [150, 150, 155]]
+
+    def material():
+        return Material(rgb(*(np.array(colours[rng.integers(6)]) * rng.uniform(0.7, 1.1))), rng.choice([0, 0, 0.7]), 30)
+
+    flat, capped = rng.choice([1, rng.uniform(0.2, 1)]), rng.random() < 0.5
+    middle = length * (rng.uniform(0.6, 0.95) if capped else 1)
+    parts = [tube(np.linspace([0, 0, 0], [middle, 0, 0], 6), radius, 10, material(), flat=flat)]
+    if capped:
+        parts.append(tube(np.linspace([middle, 0, 0], [length, 0, 0], 4), radius * 1.08, 10, material(), flat=flat))
+    return join(parts).dropped()
+
+
+KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, coin, key, scrap, pen)
+SHARES = np.array([0.25, 0.07, 0.15, 0.04, 0.19, 0.1, 0.03, 0.04, 0.08, 0.05])
 
 
 def make_clutter(rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -120,9 +122,10 @@ def occlude(openness, mesh, camera, strength=0.6):
     """Darkens openness [H,W] in place where the mesh hides the sky from the ground: under it and around it."""
     height = np.ptp(mesh.points[:, 2])
     low = mesh.points[:, 2] < 0.6 * height + 1
-    flat = mesh.points * [1, 1, 0]
-    flat[~low] = flat[low].mean(0)
-    return _darken(openness, flat, mesh, camera, max(0.5, 0.25 * min(height, 60) * camera.scale), strength)
+    near = replace(mesh, faces=mesh.faces[low[mesh.faces].all(1)])
+    return _darken(
+        openness, mesh.points * [1, 1, 0], near, camera, max(0.5, 0.25 * min(height, 60) * camera.scale), strength
+    )
 
 
 def _darken(field, flat, mesh, camera, softness, strength):
