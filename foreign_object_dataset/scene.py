@@ -223,7 +223,7 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     )
     image *= (0.8 + 0.2 * rough)[..., None]
     owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit)
-    return Picture(photograph(rng, image, style), owner, _objects(owner, named, camera))
+    return Picture(photograph(rng, image, style, magnification), owner, _objects(owner, named, camera))
 
 
 def _draw_things(image, lying, standing, camera, light, road, sunlit):

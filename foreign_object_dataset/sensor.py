@@ -51,10 +51,9 @@ def expose(rng, linear, style):
     return table[np.clip(linear * 4095, 0, 4095).astype(np.int32)]
 
 
-def lens(rng, image, style):
+def lens(rng, image, style, pixel):
     """Blur, motion, veiling glare and falling light at the corners, in place of the ideal pinhole."""
     h, w = image.shape[:2]
-    pixel = w / REFERENCE_WIDTH
     image = cv2.GaussianBlur(image, (0, 0), max(rng.uniform(*style["blur"]) * pixel, 0.25))
     if rng.random() < 0.12:
         size, angle = max(rng.uniform(1, 5) * pixel, 1), rng.uniform(0, np.pi)
@@ -77,10 +76,9 @@ def lens(rng, image, style):
     return image
 
 
-def sensor(rng, image, style):
+def sensor(rng, image, style, pixel):
     """Noise, the camera's smoothing of it, sharpening with its halos."""
     h, w = image.shape[:2]
-    pixel = w / REFERENCE_WIDTH
     level = rng.uniform(0, style["noise"])
     image = image + (level * rng.standard_normal((h, w), dtype=np.float32))[..., None]
     chroma = rng.uniform(0, 1.4)
@@ -106,10 +104,9 @@ def jpeg(image, luma, chroma):
     return np.array(Image.open(stream))
 
 
-def codec(rng, image):
+def codec(rng, image, pixel):
     """uint8 -> uint8 through a video codec: macroblocks that lose their texture, soft colour, block edges."""
     h, w = image.shape[:2]
-    pixel = w / REFERENCE_WIDTH
     steps = np.exp(rng.uniform(np.log(14), np.log(75)))
     good = jpeg(image, steps, 1.5 * steps)
     if rng.random() < 0.25:
@@ -145,50 +142,54 @@ def _bitmap(rng, text, size):
     return cv2.resize(mask, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
 
-def stamp(rng, image):
-    """Burns a time stamp, and sometimes a position text, into the uint8 picture in place."""
-    h, w = image.shape[:2]
-    pixel = w / REFERENCE_WIDTH
-    lines = []
+def _texts(rng):
+    """[(text, (left, top))] of a frame, places as shares of its width and height."""
+    texts = []
     if rng.random() < 0.92:
-        when = [
-            rng.integers(1, 13),
-            rng.integers(1, 29),
-            rng.integers(1970, 2030),
-            rng.integers(0, 24),
-            rng.integers(0, 60),
-            rng.integers(0, 60),
-        ]
-        lines.append(
-            (
-                "{:02d}-{:02d}-{:04d} ~~~ {:02d}:{:02d}:{:02d}".format(*when),
-                (rng.uniform(0.01, 0.06), rng.uniform(0.01, 0.06)),
-            )
-        )
+        highs = [(1, 13), (1, 29), (1970, 2030), (0, 24), (0, 60), (0, 60)]
+        when = [rng.integers(*pair) for pair in highs]
+        text = "{:02d}-{:02d}-{:04d} ~~~ {:02d}:{:02d}:{:02d}".format(*when)
+        texts.append((text, (rng.uniform(0.01, 0.06), rng.uniform(0.01, 0.06))))
     if rng.random() < 0.45:
-        text = rng.choice(
-            [
-                f"P{rng.integers(0, 360)}|T{rng.integers(0, 90)}",
-                f"{rng.integers(2000, 2040)}",
-                f"CAM {rng.integers(1, 64):02d}",
-            ]
-        )
-        lines.append((text, (rng.uniform(0.05, 0.6), rng.uniform(0.8, 0.93))))
-    for text, (left, top) in lines:
-        mask = _bitmap(rng, text, max(rng.uniform(36, 58) * pixel, 9))
-        x, y = int(left * w), int(top * h)
-        mask = mask[: h - y, : w - x]
-        part = image[y : y + mask.shape[0], x : x + mask.shape[1]]
-        black = part.mean() > rng.uniform(95, 160)
-        edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) if rng.random() < 0.6 else mask
-        part[edge > 0] = 255 if black and rng.random() < 0.5 else (0 if not black else part[edge > 0])
-        part[mask > 0] = 0 if black else 255
+        pan, year, number = rng.integers(0, 360), rng.integers(2000, 2040), rng.integers(1, 64)
+        text = rng.choice([f"P{pan}|T{rng.integers(0, 90)}", f"{year}", f"CAM {number:02d}"])
+        texts.append((text, (rng.uniform(0.05, 0.6), rng.uniform(0.8, 0.93))))
+    return texts
 
 
-def photograph(rng, linear, style):
-    """Linear RGB float32 [H,W,3] of the scene -> uint8 RGB as the camera would store it."""
-    image = sensor(rng, lens(rng, expose(rng, linear, style), style), style).astype(np.uint8)
+def stamp(rng, image, magnification):
+    """Burns a time stamp, and sometimes a position text, into the uint8 picture in place: as much of them as shows in a window of
+    a frame `magnification` times as wide and high, which lies nearer its upper left than elsewhere.
+    """
+    size = np.array(image.shape[1::-1])
+    frame = size * magnification
+    corner = (frame - size) * rng.uniform(0, 1, 2) ** 2
+    for text, place in _texts(rng):
+        mask = _bitmap(rng, text, max(rng.uniform(36, 58) * frame[0] / REFERENCE_WIDTH, 9))
+        by_letter, outlined = rng.random() < 0.5, rng.random() < 0.6
+        threshold = rng.uniform(95, 160)
+        edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) if outlined else mask
+        left, top = np.round(place * frame - corner).astype(int)
+        letters = np.linspace(0, mask.shape[1], len(text) + 1 if by_letter else 2).astype(int)
+        for start, end in zip(letters[:-1], letters[1:], strict=True):
+            x1, y1 = np.clip([left + start, top], 0, size)
+            x2, y2 = np.clip([left + end, top + mask.shape[0]], 0, size)
+            if x2 > x1 and y2 > y1:
+                rows, columns = slice(y1 - top, y2 - top), slice(x1 - left, x2 - left)
+                part = image[y1:y2, x1:x2]
+                black = part.mean() > threshold
+                part[edge[rows, columns] > 0] = 255 if black else 0
+                part[mask[rows, columns] > 0] = 0 if black else 255
+
+
+def photograph(rng, linear, style, magnification=1.0):
+    """Linear RGB float32 [H,W,3] of the scene -> uint8 RGB as the camera would store it. Blur, halos, blocks and texts are as many
+    pixels large as in a whole frame that shows things as large: a picture of magnification 4 is a window of one four times as wide.
+    """
+    pixel = linear.shape[1] * magnification / REFERENCE_WIDTH
+    image = lens(rng, expose(rng, linear, style), style, pixel)
+    image = sensor(rng, image, style, pixel).astype(np.uint8)
     if rng.random() < 0.015:
         image = np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, -1)
-    stamp(rng, image)
-    return codec(rng, image)
+    stamp(rng, image, magnification)
+    return codec(rng, image, pixel)
