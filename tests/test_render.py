@@ -18,6 +18,7 @@ import csv_to_voc  # noqa: E402
 import raster  # noqa: E402
 import render  # noqa: E402
 import scene  # noqa: E402
+import sensor  # noqa: E402
 from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
 from styles import STYLES  # noqa: E402
@@ -228,3 +229,31 @@ def test_magnified_pictures_show_larger_things_and_any_magnification_renders():
                 (thing["box"] for thing in scene.render(5, index, 320, 180, magnification=magnification).objects)]
     assert np.median(sides(4)) > 1.5 * np.median(sides(1.5))
     scene.render(5, 0, 160, 90, magnification=10)
+
+
+def edge_width(width, magnification):
+    """Columns in which a sharp edge down the middle of a picture rises from a tenth to nine tenths."""
+    linear = np.full((48, width, 3), 0.1, np.float32)
+    linear[:, width // 2 :] = 0.5
+    style = {**STYLES["default"], "noise": 0.0, "sharpen": (0, 0), "blur": (2, 2)}
+    image = sensor.lens(np.random.default_rng(0), linear, style, width * magnification / 2560)
+    row = image.mean((0, 2))[width // 2 - 12 : width // 2 + 12]
+    share = (row - row.min()) / np.ptp(row)
+    return ((share > 0.1) & (share < 0.9)).sum()
+
+
+def test_a_close_picture_is_as_sharp_as_the_frame_it_is_a_window_of():
+    assert edge_width(640, 4) == edge_width(2560, 1) > edge_width(640, 1)
+
+
+def test_a_close_picture_shows_the_part_of_the_texts_that_its_window_meets():
+    shown = []
+    for seed in range(60):
+        image = np.full((90, 160, 3), 128, np.uint8)
+        sensor.stamp(np.random.default_rng(seed), image, 4)
+        assert set(np.unique(image)) <= {0, 128, 255}
+        shown.append((image != 128).any())
+    assert 8 < sum(shown) < 50
+    whole = np.full((180, 320, 3), 128, np.uint8)
+    sensor.stamp(np.random.default_rng(0), whole, 1)
+    assert (whole[:40] != 128).any()
