@@ -35,7 +35,7 @@ MODEL_FLAGS = {
     "box_loss": ("box_loss", "giou", ("giou", "iou", "linear_iou", "diou"), "loss of the boxes"),
     "box_weighting": ("box_weighting", "centerness", ("centerness", "none"), "weight of a location in the loss of the boxes"),
     "focal_alpha": ("focal_alpha", 0.25, number(float, 0, 1), "weight of positives in the loss of the classes"),
-    "focal_gamma": ("focal_gamma", 2.0, number(float, 0), "how much less easy locations count in it"),
+    "focal_gamma": ("focal_gamma", 2.0, number(float, 0), "how much less easy locations count in it: 0, or 1 or more"),
     "score_threshold": ("score_threshold", 0.05, number(float, 0, 1), "lowest score of a candidate"),
     "threshold_on": ("threshold_on", "cls", ("cls", "score"), "it is compared with the class score, or with the final one"),
     "score_rule": ("score_rule", "sqrt", ("sqrt", "product"), "the final score: class score times quality, or the root of it"),
@@ -70,6 +70,11 @@ def every_size(sizes):
     """[640, "700-702"] -> [640, 700, 701, 702]"""
     ends = [[int(end) for end in str(size).split("-")] for size in sizes]
     return [size for low, *high in ends for size in range(low, max([low, *high]) + 1)]
+
+
+def longest_side(min_size):
+    """--max-size where it is not given, in px: wide enough for pictures of 3:5, as 800 and 1333 are."""
+    return round(min_size * 5 / 3)
 
 
 def _add_model_flags(parser, models, presets):
@@ -119,7 +124,7 @@ def add_training_flags(parser, data, runs, models, presets):
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
         help="shorter side; several, or a range like 640-800: one is drawn for each batch")
-    add("--max-size", type=count, default=800, metavar="PX", help="longest side")
+    add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size)")
     add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
     add("--zoom", type=number(float, 0.1, 10), nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"), help="random magnification, in times")
@@ -183,6 +188,7 @@ def read_training_flags(parser, argv, checkpoints, models, presets):
     words += argv
     flags = parser.parse_args(words)
     fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(models[flags.model])}, presets[flags.preset])
+    flags.max_size = flags.max_size or longest_side(max(every_size(flags.min_size)))
     flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
     if flags.crop and not any(word.partition("=")[0] == "--min-size" for word in words):
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
@@ -231,8 +237,9 @@ def prediction_parser(manual, batch_size):
     add("--batch-size", type=number(int, 1), default=batch_size, metavar="N",
         help="pictures, frames or tiles at a time")
     add("--min-size", type=number(int, 1), **pixels,
-        help="shorter side of the network's input (default: the checkpoint's)")
-    add("--max-size", type=number(int, 1), **pixels, help="longest allowed longer side (default: the checkpoint's)")
+        help="shorter side of the network's input, which sees whole pictures then (default: the checkpoint's)")
+    add("--max-size", type=number(int, 1), **pixels,
+        help="longest allowed longer side, of whole pictures (default: five thirds of a --min-size that is given, else the checkpoint's)")
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
     add("--overlap", type=number(float, 0, 0.9), default=0.25, metavar="X", help="share of a tile common to neighbours")
@@ -258,5 +265,10 @@ def chosen_checkpoint(args, folder):
 
 
 def input_sizes(args, checkpoint):
-    """{"min_size", "max_size", "tile"} in px: the checkpoint's, where the flags say nothing else."""
-    return checkpoint["input"] | {name: vars(args)[name] for name in INPUT_FLAGS if name in args}
+    """{"min_size", "max_size", "tile"} in px: the checkpoint's, where the flags say nothing else. A side length without --tile means
+    whole pictures, --min-size alone no more than `longest_side` of it.
+    """
+    given = {name: vars(args)[name] for name in INPUT_FLAGS if name in args}
+    if "min_size" in given:
+        given = {"max_size": longest_side(given["min_size"])} | given
+    return checkpoint["input"] | ({"tile": None} if given else {}) | given

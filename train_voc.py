@@ -2,6 +2,7 @@
 
     python train_voc.py                                     the embedded foreign-object set
     python train_voc.py --data my_pictures                  any folder in VOC layout; classes come from the data
+    python train_voc.py --data export/train --val-data export/valid      XML beside the pictures, a folder for each split
     python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
     python train_voc.py --resume                            the newest run goes on where it stopped
@@ -34,7 +35,9 @@ def build_parser() -> Parser:
     add("--data", nargs="+", default=[os.path.relpath(HERE / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout")
     add("--train-split", default="auto", metavar="S", help="list in ImageSets to train on; all: every XML file; "
         "auto: train, or all where there are no lists")
-    add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; auto: val if there are train and val, else none")
+    add("--val-data", nargs="+", metavar="DIR", help="folders to evaluate on, where they are others than --data")
+    add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; all: every XML file; auto: val if there are train "
+        "and val and train is trained on, else none; of --val-data val, or all where there are no lists")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
     add_training_flags(parser, data, "voc", MODELS, PRESETS)
     return parser
@@ -43,7 +46,8 @@ def build_parser() -> Parser:
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
     flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
-    flags.data = [os.path.abspath(folder) for folder in flags.data]     # a run can be repeated from any place
+    for name in ("data", "val_data"):           # a run can be repeated from any place
+        setattr(flags, name, [os.path.abspath(folder) for folder in getattr(flags, name) or []] or None)
     return flags, resumed
 
 
@@ -60,13 +64,18 @@ def open_data(flags: argparse.Namespace):
         raise ValueError(f"{folder}: has no list 'train' in ImageSets (but {', '.join(splits) or 'none at all'}); name one with --train-split S, "
                          "or take every XML file with --train-split all")
     train_split = {"auto": "train" if has_train else None, "all": None}.get(flags.train_split, flags.train_split)
-    val_split = {"auto": "val" if has_train and has_val else None, "none": None}.get(flags.val_split, flags.val_split)
+    val_split = flags.val_split
+    if val_split == "auto" and flags.val_data:
+        val_split = "val" if any(map(find_splits, flags.val_data)) else "all"
+    elif val_split == "auto":
+        val_split = "val" if has_val and train_split == "train" else "none"
     options = {"one_based": not flags.zero_based, "skip_bad": flags.skip_bad}
     train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
     if not train_set.classes:
         raise ValueError(f"--data {' '.join(flags.data)}: not one object in {len(train_set)} pictures to train on")
-    val_set = VOCDataset(flags.data, val_split, classes=train_set.classes, **options) if val_split else None
-    return train_set, val_set
+    if val_split == "none":
+        return train_set, None
+    return train_set, VOCDataset(flags.val_data or flags.data, None if val_split == "all" else val_split, classes=train_set.classes, **options)
 
 
 def main(argv: list | None = None) -> None:

@@ -59,7 +59,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     counts = train_set.class_counts()
     run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
             + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
-            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px"))
+            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px, at most {flags.max_size}"))
     run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
     save_sample(loader, train_set.classes, folder, run)

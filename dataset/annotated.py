@@ -64,7 +64,7 @@ class AnnotatedPictures:
     .pictures  their files                            .notes    sentences on harmless oddities
     .skipped   sentences, one for each file or object that is bad and left out
     .category_ids, .image_ids   what COCO results call label k, and the picture of an image_id
-    All annotations and the headers of all pictures are read by __init__, once; pixels are read by [i] only.
+    All annotations and the headers of all pictures are read by __init__, once; pixels by [i], and by __init__ where it skips what is bad.
     """
 
     def __init__(self):

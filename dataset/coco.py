@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dataset.annotated import AnnotatedPictures, read_origin, unknown_class
-from dataset.pictures import natural_order, upright_size
+from dataset.pictures import natural_order, undecodable, upright_size
 from dataset.sample import of_people
 from dataset.voc import box_edges
 from util.boxes import xywh_to_xyxy
@@ -109,8 +109,12 @@ class COCODataset(AnnotatedPictures):
                 self.skipped.append(f"{where}: {unknown_class(name, classes)}")
             else:
                 objects_of[image_id].append((where, name, annotation))
-        for image in contents["images"]:
-            self._read(image, Path(images) / str(image["file_name"]), path, objects_of.pop(str(image["id"])))
+        pictures = [Path(images) / str(image["file_name"]) for image in contents["images"]]
+        bad = undecodable(pictures) if skip_bad else {}
+        self.skipped += bad.values()
+        for image, picture in zip(contents["images"], pictures, strict=True):
+            if picture not in bad:
+                self._read(image, picture, path, objects_of[str(image["id"])])
         self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad, pseudo_weight)
         if self.objects_cut:
             self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")

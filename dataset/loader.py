@@ -14,6 +14,7 @@ from dataset.preprocess import map_boxes, resize_picture, resized_size, tile_win
 from dataset.sample import check_target
 
 SIZE_MULTIPLE = 32
+MOST_PIXELS = 8_000_000             # that a network sees at a time, so that large pictures do not take all memory
 _SIGNALS_CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
 
 
@@ -207,15 +208,24 @@ class _EvalLoader:
 def eval_loader(dataset, min_size, max_size, tile=None, overlap=0.25, batch_size=8, workers=0, pin_memory=False):
     """An iterable, of known len, of (batch, infos), without targets: each picture once, or once for each of its tiles.
 
-    tile      px, or None for whole pictures; a tile is shown at full resolution, min_size and max_size are not used
-    overlap   share of a tile that neighbours have in common, at least
+    tile         px, or None for whole pictures; a tile is shown at full resolution, min_size and max_size are not used
+    overlap      share of a tile that neighbours have in common, at least
+    batch_size   pictures or tiles at a time; fewer where so many are over MOST_PIXELS together
     Pictures of like shape share batches, so the order is not the data set's; ids in infos say which is which.
     """
     if tile:
         pieces = [(index, window) for index in range(len(dataset))
                   for window in tile_windows(*dataset.size(index), tile, overlap)]
+        areas = [(x2 - x1) * (y2 - y1) for _, (x1, y1, x2, y2) in pieces]
     else:
         shapes = [resized_size(*dataset.size(index), min_size, max_size) for index in range(len(dataset))]
         pieces = [(index, None) for index in sorted(range(len(dataset)), key=shapes.__getitem__)]
-    jobs = [pieces[start:start + batch_size] for start in range(0, len(pieces), batch_size)]
+        areas = [height * width for height, width in sorted(shapes)]
+    jobs, room = [], 0
+    for piece, area in zip(pieces, areas, strict=True):
+        if not jobs or len(jobs[-1]) == batch_size or area > room:
+            jobs.append([])
+            room = MOST_PIXELS
+        jobs[-1].append(piece)
+        room -= area
     return _EvalLoader(_EvalBatches(dataset, min_size, max_size), jobs, workers, pin_memory)

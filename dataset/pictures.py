@@ -1,6 +1,8 @@
 """Picture files: finding them, and reading them upright, in RGB, whole or not at all."""
 import glob
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +51,20 @@ def picture_size(path):
         return (width, height) if exif_orientation(image) >= 5 else (height, width)
 
 
+def undecodable(paths):
+    """{path: sentence} of the pictures whose pixels cannot be read. All of them are decoded, on all cores."""
+    def complaint(path):
+        try:
+            with _opened(path) as image:
+                image.load()
+        except ValueError as error:
+            return str(error)
+
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {path: said for path, said in zip(paths, pool.map(complaint, paths), strict=True) if said}
+
+
 def upright_size(path, said, where):
     """(h, w) of the upright picture, which must be the size (h, w) that its annotation gives; None where it gives none.
 
@@ -79,6 +95,8 @@ def _opened(path):
     """Whatever Pillow raises while the picture is in use becomes a ValueError that names the file."""
     try:
         with Image.open(path) as image:
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers (mode F), which have no agreed range")
             yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: no such picture") from None
@@ -96,8 +114,6 @@ def _ends_with(path, mark):
 
 
 def _to_rgb(image):
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers (mode F), which have no agreed range")
     if image.mode.startswith("I"):  # convert("RGB") would saturate every 16-bit pixel
         grey = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

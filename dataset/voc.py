@@ -8,7 +8,7 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 
 from dataset.annotated import ORIGIN_KEYS, AnnotatedPictures, Origin, read_origin, unknown_class
-from dataset.pictures import is_picture, natural_order, upright_size
+from dataset.pictures import is_picture, natural_order, undecodable, upright_size
 
 try:
     from defusedxml.ElementTree import fromstring
@@ -118,7 +118,7 @@ def find_layout(folder):
     if any(child.suffix.lower() == ".xml" for child in folder.iterdir()):
         return folder, folder
     below = sorted({str(child.parent) for pattern in ("*/Annotations", "*/*.xml") for child in folder.glob(pattern)})
-    hint = f"; did you mean {' '.join(below)}?" if below else ""
+    hint = f"; below it are {', '.join(below)}: name what you mean" if below else ""
     raise ValueError(f"{folder}: is no VOC folder, it has neither a folder Annotations nor XML files{hint}")
 
 
@@ -218,8 +218,11 @@ class VOCDataset(AnnotatedPictures):
             members, problems, notes = list_members(folder, split)
             self.skipped += problems
             self.notes += notes
+            bad = undecodable(member.picture for member in members) if skip_bad else {}
+            self.skipped += bad.values()
             for member in members:
-                self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
+                if member.picture not in bad:
+                    self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
         where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
         self._finish(where, classes, skip_bad, pseudo_weight)
         if self.objects_cut:

@@ -144,6 +144,8 @@ class FCOSConfig(NetworkConfig):
         super().__post_init__()
         if self.head_norm_groups and self.fpn_channels % self.head_norm_groups:
             raise ValueError(f"model config: head_norm_groups is {self.head_norm_groups}, which does not divide fpn_channels {self.fpn_channels}")
+        if 0 < self.focal_gamma < 1:            # (1 - p) ** gamma has no slope at p = 1
+            raise ValueError(f"model config: focal_gamma is {self.focal_gamma}, must be 0, or 1 or more")
 
     finest = 3                                  # of P3, the finest map, as of every FCOS; no field
 

@@ -134,6 +134,14 @@ def test_evaluation_shows_each_picture_once_resized_and_without_targets(dataset)
         assert len(batches) == len(eval_loader(dataset, 64, 160, batch_size=4)) == 3
 
 
+def test_large_pictures_share_a_batch_with_fewer_others(dataset, monkeypatch):
+    for most, sizes in ((64 * 85 * 2.5, [2] * 5), (64 * 85 * 3, [3, 3, 3, 1]), (10, [1] * 10)):
+        monkeypatch.setattr("dataset.loader.MOST_PIXELS", most)
+        assert [len(infos) for _, infos in eval_loader(dataset, 64, 160, batch_size=4)] == sizes
+    monkeypatch.setattr("dataset.loader.MOST_PIXELS", 64 * 64)
+    assert {len(infos) for _, infos in eval_loader(dataset, 1, 1, tile=64, batch_size=4)} == {1}
+
+
 def test_tiles_show_every_pixel_at_full_resolution(dataset):
     seen = {id: torch.full((3, 96, 128), -1, dtype=torch.int16) for id in dataset.ids}
     for batch, infos in eval_loader(dataset, 1, 1, tile=64, overlap=0.25, batch_size=4, workers=1):

@@ -1,3 +1,4 @@
+import json
 import struct
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.pictures import Pictures, find_pictures, natural_order, picture_size, read_picture
+from dataset.coco import COCODataset
+from dataset.pictures import Pictures, find_pictures, natural_order, picture_size, read_picture, undecodable
+from dataset.voc import VOCDataset
 
 EXIF_EXAMPLES = Path(__file__).parents[1] / "../shared/data/exif_orientation"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -121,6 +124,32 @@ def test_a_truncated_picture_is_refused_by_name_already_from_its_size(tmp_path, 
             read(path)
 
 
+def damage(path):
+    """One wrong byte in the middle of a PNG's pixels: only decoding shows it."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def test_skip_bad_leaves_out_what_only_decoding_shows(tmp_path, voc_maker):
+    folder = voc_maker(tmp_path / "voc")
+    hurt = folder / "JPEGImages" / "0003.png"
+    (folder / "JPEGImages" / "0003.jpg").unlink()
+    damage(hurt)
+    for file in folder.glob("Annotations/0003.xml"):
+        file.write_text(file.read_text().replace("<width>128</width><height>96</height>", "<width>64</width><height>64</height>"))
+    assert picture_size(hurt) == (64, 64) and list(undecodable([hurt, folder / "JPEGImages" / "0001.jpg"])) == [hurt]
+    dataset = VOCDataset(folder, skip_bad=True)
+    assert len(dataset) == 11 and len(dataset.skipped) == 1 and "0003.png: cannot be read" in dataset.skipped[0]
+    images = [{"id": place, "file_name": name, "width": 128, "height": 96} for place, name in enumerate(["0001.jpg", "0003.png"])]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [box, {**box, "id": 2, "image_id": 0}],
+                                                 "categories": [{"id": 1, "name": "disc"}]}))
+    dataset = COCODataset(tmp_path / "a.json", folder / "JPEGImages", skip_bad=True)
+    assert dataset.ids == ["0"] and len(dataset.target(0)["boxes"]) == 1 and "0003.png: cannot be read" in dataset.skipped[0]
+
+
 def test_bytes_after_the_end_of_a_picture_do_no_harm(tmp_path):
     quadrants().save(tmp_path / "a.jpg")
     with open(tmp_path / "a.jpg", "ab") as file:
@@ -138,6 +167,8 @@ def test_what_is_no_picture_is_refused_with_one_sentence(tmp_path, monkeypatch):
     for name, rule in rules.items():
         with pytest.raises(ValueError, match=f"{name}.*{rule}"):
             read_picture(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name}.*{rule}"):
+            picture_size(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for read in (read_picture, picture_size):
         with pytest.raises(ValueError, match="bomb.png.*decompression bomb"):

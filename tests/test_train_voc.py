@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,7 +22,7 @@ from reference_fcos import CASES, random_weights
 import engine.distributed
 import train_voc
 from engine.checkpoint import load_checkpoint
-from flags import MODEL_FLAGS
+from flags import MODEL_FLAGS, input_sizes
 from model.config import CHOICES, PRESETS, FCOSConfig, RCNNConfig
 from util.command_line import switch
 from tools import convert_weights
@@ -423,6 +424,41 @@ def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_mak
     assert f"{bare}: has no list 'train' in ImageSets (but none at all)" in refused(capsys, voc_folder, tmp_path / "run", "--data", voc_folder, bare)
     flags = train_voc.parse_flags(["--data", str(voc_folder), str(bare), "--train-split", "all"])[0]
     assert len(train_voc.open_data(flags)[0]) == 24
+
+
+def open_data(*flags):
+    return train_voc.open_data(train_voc.parse_flags(list(map(str, flags)))[0])
+
+
+def test_what_is_evaluated_on_is_never_what_was_asked_to_be_trained_on(tmp_path, voc_folder):
+    assert [len(part) for part in open_data("--data", voc_folder)] == [6, 3]
+    for split, count in (("trainval", 9), ("all", 12), ("test", 3)):
+        train_set, val_set = open_data("--data", voc_folder, "--train-split", split)
+        assert len(train_set) == count and val_set is None
+    assert len(open_data("--data", voc_folder, "--train-split", "test", "--val-split", "val")[1]) == 3
+
+
+def test_a_folder_for_each_split_with_xml_beside_the_pictures(tmp_path, voc_maker, capsys):
+    for name, count in (("train", 6), ("valid", 4), ("test", 2)):
+        made = voc_maker(tmp_path / "made" / name, n=count, seed=count)
+        (tmp_path / "export" / name).mkdir(parents=True)
+        for file in (*made.glob("Annotations/*"), *made.glob("JPEGImages/*")):
+            file.rename(tmp_path / "export" / name / file.name)
+    export = tmp_path / "export"
+    train_set, val_set = open_data("--data", export / "train", "--val-data", export / "valid")
+    assert len(train_set) == 6 and len(val_set) == 4 and not {*train_set.pictures} & {*val_set.pictures}
+    assert f"below it are {export / 'test'}, {export / 'train'}, {export / 'valid'}: name what you mean" in refused(capsys, export, tmp_path / "run")
+    last = train(export / "train", tmp_path / "run", "--val-data", export / "valid")
+    assert last["flags"]["val_data"] == [str(export / "valid")] and last["metrics"]["mAP"] is not None
+
+
+def test_the_longest_side_follows_the_shorter_one_unless_it_is_given(tmp_path):
+    for flags, most in ((["--min-size", "960"], 1600), (["--min-size", "640-800", "500"], 1333), ([], 800), (["--min-size", "960", "--max-size", "900"], 900)):
+        assert train_voc.parse_flags(flags)[0].max_size == most
+    tiled = {"input": {"min_size": 480, "max_size": 800, "tile": 640}}
+    for given, sizes in (({}, (480, 800, 640)), ({"min_size": 960}, (960, 1600, None)), ({"max_size": 600}, (480, 600, None)),
+                         ({"tile": 320}, (480, 800, 320)), ({"min_size": 300, "max_size": 400, "tile": 320}, (300, 400, 320))):
+        assert tuple(input_sizes(Namespace(**given), tiled).values()) == sizes
 
 
 def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
