@@ -78,11 +78,16 @@ def chosen_pair(flags: argparse.Namespace, part: str) -> tuple | None:
     return (file, images) if file else choose_pair(flags.data, part) if flags.data else None
 
 
+def run(argv: list | None) -> None:
+    """What main does, but a person's mistake is raised (ValueError, OSError)."""
+    flags, resumed = parse_flags(argv)
+    from evaluation.coco_ap import evaluate
+    train(flags, resumed, run_folder(flags, resumed, HERE / "checkpoint", "coco"), open_data, evaluate)
+
+
 def main(argv: list | None = None) -> None:
     with one_sentence_errors():
-        flags, resumed = parse_flags(argv)
-        from evaluation.coco_ap import evaluate
-        train(flags, resumed, run_folder(flags, resumed, HERE / "checkpoint", "coco"), open_data, evaluate)
+        run(argv)
 
 
 if __name__ == "__main__":

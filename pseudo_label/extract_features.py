@@ -15,6 +15,7 @@ last. Features of different teachers lie in different spaces. --no-features leav
 """
 import json
 import math
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,7 +75,18 @@ def teachers_of(contents: dict, checkpoints: list, folds_file=None) -> list:
         raise ValueError(f"{folds_file}: has {len(folds)} folds, but --checkpoint names {len(checkpoints)} files; it must be one for each")
     if sorted(map(str, placed)) != sorted(map(str, ids)):
         raise ValueError(f"{folds_file}: must hold each of the {len(ids)} pictures of the labels once; it was made for other labels")
+    refuse_swapped(checkpoints)
     return [(file, {*fold}) for file, fold in zip(checkpoints, folds, strict=True)]
+
+
+def refuse_swapped(checkpoints: list) -> None:
+    """Raises ValueError for a checkpoint that says that it was trained on train-K.json of another fold; others may say nothing."""
+    from engine.checkpoint import load_checkpoint
+    for place, file in enumerate(checkpoints):
+        trained_on = Path(load_checkpoint(file).get("flags", {}).get("train_json") or "").name
+        if re.fullmatch(r"train-\d+\.json", trained_on) and trained_on != f"train-{place}.json":
+            raise ValueError(f"{file}: is named for fold {place}, but was trained on {trained_on}, which holds the pictures of that fold; "
+                             "--checkpoint must name the teachers in the order of the folds")
 
 
 def extract(contents: dict, images: Path, teachers: list, device="auto", batch_size=8, workers=0, features=True) -> tuple[list, dict]:

@@ -134,8 +134,10 @@ def write_json(path, value, indent=None) -> None:
     os.replace(part, path)
 
 
-def refuse_existing(output) -> None:
-    """A folder that is there would be mixed with what is written; a json is replaced."""
+def refuse_existing(output, source) -> None:
+    """A folder that is there would be mixed with what is written; a json is replaced, unless it is the source."""
+    if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
+        raise ValueError(f"--output {output}: is the source itself, which it would replace; name another file or folder")
     if Path(output).suffix != ".json" and Path(output).exists():
         raise ValueError(f"--output {output}: is there already; name another folder, or a file *.json")
 

@@ -100,7 +100,7 @@ def main(argv: list | None = None) -> None:
     add_place(parser)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
-        refuse_existing(flags.output)
+        refuse_existing(flags.output, flags.source)
         labels = read_labels(flags.source, flags.images, flags.split, flags.skip_bad)
         if any(each.get("ispseudo") for each in labels.contents["annotations"]):
             raise ValueError(f"{flags.source}: holds pseudo labels already; labels are dropped from a file of humans' labels")

@@ -5,7 +5,7 @@
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
-What follows -- are flags of train_coco.py, the same for every arm. All arms see the same pictures for as many steps, from the same
+What follows -- are flags of train_coco.py, the same for every arm; those that make an arm what it is are refused. All arms see the same pictures for as many steps, from the same
 weights on, and are judged by their last checkpoint; teachers make as many steps, too. The labels that were dropped are looked at by
 F and by the measures alone.
 
@@ -37,6 +37,9 @@ from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
 from util.command_line import Parser, number
 
 STRONG = ["--strong-view", "on"]
+OWN_FLAGS = ("data", "train_json", "train_images", "val_json", "val_images", "output", "resume", "seed", "strong_view", "teacher",
+             "pseudo_weight", "keep_rate")              # of train_coco.py that an experiment sets
+ANYWHERE = ("config", "workers", "device")              # and those that may differ when it goes on: what a --config says is in the others
 
 
 class Arm(NamedTuple):
@@ -71,10 +74,11 @@ class Experiment:
         if (run / "best.pth").exists():         # written last of all
             print(f"{run}: is complete")
         elif (run / "last.pth").exists():
-            self.command.main(["--resume", str(run / "last.pth")])
+            stop = ["--max-steps", str(self.settings.max_steps)] if self.settings.max_steps else []     # no run takes it from its checkpoint
+            self.command.run(["--resume", str(run / "last.pth"), *stop])
         else:
-            self.command.main([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
-                               "--seed", str(self.seed), *extra, "--output", str(run)])
+            self.command.run([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
+                              "--seed", str(self.seed), *extra, "--output", str(run)])
         return run / "last.pth"
 
     def arm(self, name: str) -> Path:
@@ -183,6 +187,18 @@ def refuse_unknown_flags(arms: list, words: list) -> None:
             raise ValueError(f"arm {name}: train_coco.py does not know {unknown[0]}")
 
 
+def refuse_own_flags(settings: argparse.Namespace) -> None:
+    """Raises ValueError for a flag of training, also one of its --config, that the arms or the experiment set themselves."""
+    from train_coco import parse_flags
+    defaults = parse_flags([])[0]
+    for name in OWN_FLAGS:
+        if getattr(settings, name) != getattr(defaults, name):
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: is set by the experiment itself, where it makes an arm what it "
+                             "is; it must not stand after --, nor in the --config that is named there")
+    if not settings.ema:
+        raise ValueError("--ema 0: all arms but A average their weights; it must not stand after --, nor in the --config that is named there")
+
+
 def doubts(settings: argparse.Namespace) -> list[str]:
     """What in the flags of training makes the arms hard to compare."""
     windows = [f"--{name}" for name, laid in (("crop", settings.crop), ("mosaic", settings.mosaic), ("zoom", settings.zoom[1] > 1)) if laid]
@@ -209,13 +225,16 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     words = [*words, "--skip-bad"] if flags.skip_bad else words
     refuse_unknown_flags(flags.arms, words)
     from train_coco import parse_flags
-    for doubt in doubts(parse_flags(words)[0]):
+    settings = parse_flags(words)[0]
+    refuse_own_flags(settings)
+    for doubt in doubts(settings):
         print(f"note: {doubt}")
     test_source, test_images = (flags.test, flags.test_images) if flags.test else (flags.source, flags.images)
     if not flags.test and Path(flags.source).is_file():
         raise ValueError(f"{flags.source}: a json needs another one to judge on: --test FILE --test-images DIR")
     output = Path(flags.output)
-    settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds")} | {"training": words})
+    settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds")}
+           | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)})
     full = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
     test = read_labels(test_source, test_images, flags.test_split, flags.skip_bad, need_images=True)
     for labels, name in ((full, "train"), (test, "test")):
@@ -264,7 +283,7 @@ def main(argv: list | None = None) -> None:
     add("--keep", type=number(float, 0, 1), default=0.3, metavar="X", help="share of the boxes of each class that is kept")
     add("--protocol", default="bernoulli", choices=list(PROTOCOLS), help="what is kept, as make_partial says")
     add("--bias", choices=["size"], help="large boxes are kept rather than small ones")
-    add("--keep-rate", type=number(float, 1e-6, 1), metavar="X", help="what C and D are told of the share "
+    add("--keep-rate", type=number(float, 0.01, 1), metavar="X", help="what C and D are told of the share "
         "that is kept (default: they estimate it)")
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="what is dropped, and every run, once for each")
     add("--folds", type=number(int, 2), default=2, metavar="K", help="teachers of C")

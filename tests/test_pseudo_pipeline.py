@@ -137,6 +137,9 @@ def test_each_fold_is_predicted_by_its_own_teacher(colours, tmp_path, capsys):
     image_of = {each["id"]: each["image_id"] for each in read_labels(partial).contents["annotations"]}
     assert arrays["kept_teachers"].tolist() == [names[image_of[id] not in first] for id in arrays["kept_ids"].tolist()]
     assert "several need --folds" in refusal(extract_features.main, [*words[:3], *words[5:], "--checkpoint", checkpoint, other], capsys)
+    first_teacher, second = (colour_state(tmp_path / f"{fold}.pth", checkpoint, flags={"train_json": f"/x/train-{fold}.json"}) for fold in (0, 1))
+    assert "1.pth: is named for fold 0, but was trained on train-1.json" in refusal(extract_features.main, [*words, "--checkpoint", second, first_teacher], capsys)
+    extract_features.main([str(word) for word in (*words, "--checkpoint", first_teacher, second)])
     assert "has 2 folds, but --checkpoint names 1" in refusal(extract_features.main, [*words, "--checkpoint", checkpoint], capsys)
     folds.write_text(json.dumps({"folds": [first, first]}))
     assert "must hold each of the 12 pictures" in refusal(extract_features.main, [*words, "--checkpoint", checkpoint, other], capsys)
@@ -146,19 +149,19 @@ def test_each_fold_is_predicted_by_its_own_teacher(colours, tmp_path, capsys):
 
 @pytest.fixture
 def pretended(colours, monkeypatch):
-    """(VOC folder, list of the words of each training): train_coco.main writes the checkpoint that finds all colours."""
+    """(VOC folder, list of the words of each training): train_coco.run writes the checkpoint that finds all colours."""
     folder, _, _, checkpoint = colours
     calls = []
 
-    def main(argv):
+    def run(argv):
         calls.append(argv)
         flags = train_coco.parse_flags(argv)[0]
-        run = Path(flags.output)
-        run.mkdir(parents=True)
-        (run / "metrics.csv").write_text("epoch,step,seconds,loss\n1,10,60,2\n2,20,120,1\n")
+        folder = Path(flags.output)
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("epoch,step,seconds,loss\n1,10,60,2\n2,20,120,1\n")
         for name in ("last.pth", "best.pth"):
-            colour_state(run / name, checkpoint, metrics={"run": run.name})
-    monkeypatch.setattr(train_coco, "main", main)
+            colour_state(folder / name, checkpoint, metrics={"run": folder.name}, flags=vars(flags))
+    monkeypatch.setattr(train_coco, "run", run)
     return folder, calls
 
 
@@ -218,6 +221,47 @@ def test_an_arm_without_pseudo_labels_is_refused_after_the_others(pretended, tmp
     assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"A", "F"}
 
 
+def test_an_arm_whose_training_fails_does_not_cost_the_others(pretended, tmp_path, capsys, monkeypatch):
+    folder, _ = pretended
+    trained = train_coco.run
+
+    def run(argv):
+        if Path(value_of(argv, "--output")).name == "D":
+            raise ValueError("step 3: the loss is not finite")
+        trained(argv)
+    monkeypatch.setattr(train_coco, "run", run)
+    words = [folder, "--output", tmp_path / "out", "--arms", "A", "D", "F", "--", *TINY, "--workers", "0"]
+    with pytest.raises(SystemExit, match="2"):
+        run_pipeline.main([str(word) for word in words])
+    assert capsys.readouterr().err.splitlines()[-1] == "error: arm D, seed 0: step 3: the loss is not finite"
+    assert {*json.loads((tmp_path / "out/results.json").read_text())["arms"]} == {"A", "F"}
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="--train-json and --train-images go together"):
+        train_coco.run(["--train-json", str(tmp_path / "none.json")])
+
+
+def test_a_recipe_that_was_edited_is_another_experiment(pretended, tmp_path, capsys):
+    folder, calls = pretended
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lr: 0.01\n")
+    words = [folder, "--output", tmp_path / "out", "--arms", "A", "--", *TINY, "--config", recipe, "--workers"]
+    run_pipeline.main([*map(str, words), "0"])
+    run_pipeline.main([*map(str, words), "1"])          # which changes nothing of what is trained
+    recipe.write_text("lr: 0.001\n")
+    assert "holds an experiment with training lr 0.01, not 0.001" in refusal(run_pipeline.main, [*words, 0], capsys) and len(calls) == 1
+
+
+def test_flags_that_make_an_arm_what_it_is_are_refused(pretended, tmp_path, capsys):
+    folder, calls = pretended
+    words = [folder, "--output", tmp_path / "out", "--arms", "A", "--", *TINY]
+    for flag, value in (("--teacher", "ema"), ("--strong-view", "on"), ("--pseudo-weight", 0.5), ("--keep-rate", 0.3), ("--output", "x"), ("--seed", 3),
+                        ("--train-json", "x.json"), ("--val-json", "none")):
+        assert f"{flag} " in (told := refusal(run_pipeline.main, [*words, flag, value], capsys)) and "set by the experiment itself" in told
+    assert "--ema 0: all arms but A" in refusal(run_pipeline.main, [*words, "--ema", 0], capsys)
+    assert "--keep-rate: is 0.005, must be in 0.01..1" in refusal(run_pipeline.main, [*words[:3], "--keep-rate", 0.005, *words[3:]], capsys)
+    assert not calls and not (tmp_path / "out").exists()
+
+
 def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
     folder, partial, images, _ = colours
     output = ["--output", tmp_path / "out"]
@@ -237,6 +281,9 @@ def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path, monkeypatch
     assert run_pipeline.last_row(run / "metrics.csv")["step"] == "4"
     (run / "best.pth").unlink()                     # as if it had been broken off
     calls = []
-    monkeypatch.setattr(train_coco, "main", calls.append)
+    monkeypatch.setattr(train_coco, "run", calls.append)
     run_pipeline.main(words)
     assert calls == [["--resume", str(run / "last.pth")]]
+    stopping = run_pipeline.Experiment(run.parent, folder / "JPEGImages", (), 0, None, [*TINY, "--max-steps", "3"])
+    stopping.train(tmp_path / "none.json", "D", [])
+    assert calls[1:] == [["--resume", str(run / "last.pth"), "--max-steps", "3"]]

@@ -176,6 +176,8 @@ def test_the_command_writes_the_sidecar_and_refuses_to_drop_from_pseudo_labels(t
     marked = written(tmp_path, "marked.json", instances([pseudo(1, 1, 10, [0, 0, 9, 9])]))
     assert "holds pseudo labels already" in refusal(make_partial.main, [marked, "--output", tmp_path / "q.json"], capsys)
     assert "no such file" in refusal(make_partial.main, [tmp_path / "none.json", "--output", tmp_path / "q.json"], capsys)
+    before = path.read_text()
+    assert "is the source itself" in refusal(make_partial.main, [path, "--output", tmp_path / "full.json"], capsys) and path.read_text() == before
     (tmp_path / "there").mkdir()
     assert "is there already" in refusal(make_partial.main, [path, "--output", tmp_path / "there"], capsys)
 
@@ -344,6 +346,7 @@ def test_generating_refuses_in_one_sentence(tmp_path, capsys):
         generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "b.json", [{"box": 1}]), *words[3:]], capsys)
     assert "annotation 1 is there already" in refusal(generate_pseudo_labels.main, [*words, "--policy", "fixed", "--first-id", 1], capsys)
     assert "must not be above" in refusal(generate_pseudo_labels.main, [*words, "--ignore", 0.9], capsys)
+    assert "is the source itself" in refusal(generate_pseudo_labels.main, [*words[:3], "--output", partial], capsys)
     assert not (tmp_path / "out.json").exists()
     generate_pseudo_labels.main([str(word) for word in (*words, "--policy", "fixed", "--first-id", 500)])
     assert [each["id"] for each in read_labels(tmp_path / "out.json").contents["annotations"]] == [1, 500, 501]
