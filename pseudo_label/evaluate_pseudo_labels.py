@@ -54,7 +54,8 @@ def seed_quality(pseudo: list, missing: list, images: list) -> dict:
 
 
 def evaluate(contents: dict, full: dict, name="the pseudo labels", full_name="the full file") -> dict:
-    """All numbers of the manual, builtins only. Raises ValueError as labels.missing_labels does, and without any pseudo label."""
+    """All numbers of the manual, builtins only. Raises ValueError as labels.missing_labels does, without any pseudo label,
+    and for one of a class that the full file does not have."""
     from evaluation.matching import match
     from evaluation.report import mean_of_known
     from evaluation.voc_ap import area_ap, class_curves
@@ -65,6 +66,10 @@ def evaluate(contents: dict, full: dict, name="the pseudo labels", full_name="th
     if not pseudo:
         raise ValueError(f"{name}: holds no pseudo label (an annotation with ispseudo) to evaluate")
     classes = [each["name"] for each in full["categories"]]
+    names = {each["id"]: each["name"] for each in contents["categories"]}
+    if strange := [each for each in pseudo if names[each["category_id"]] not in classes]:
+        raise ValueError(f"{name}: pseudo label {strange[0]['id']} is of the class {names[strange[0]['category_id']]!r}, which {full_name} does not "
+                         f"have ({', '.join(classes)})")
     partners = partners_of(positive, missing, contents, full)
     measures = {}
     for threshold in IOU_THRESHOLDS:

@@ -15,7 +15,9 @@ last. Features of different teachers lie in different spaces. --no-features leav
 """
 import json
 import math
+import os
 import re
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,7 +75,8 @@ def teachers_of(contents: dict, checkpoints: list, folds_file=None) -> list:
         raise ValueError(f'{folds_file}: must be a json {{"folds": [[image id, ...], ...]}}, as make_folds writes it') from None
     if len(folds) != len(checkpoints):
         raise ValueError(f"{folds_file}: has {len(folds)} folds, but --checkpoint names {len(checkpoints)} files; it must be one for each")
-    if sorted(map(str, placed)) != sorted(map(str, ids)):
+    places = Counter(map(str, placed))
+    if any(places[str(id)] != 1 for id in ids):         # more than these may be there: pictures that --skip-bad leaves out
         raise ValueError(f"{folds_file}: must hold each of the {len(ids)} pictures of the labels once; it was made for other labels")
     refuse_swapped(checkpoints)
     return [(file, {*fold}) for file, fold in zip(checkpoints, folds, strict=True)]
@@ -127,27 +130,30 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
     category_ids = {each["name"]: each["id"] for each in categories}
     if strange := [name for name in checkpoint["classes"] if name not in category_ids]:
         raise ValueError(f"{file}: finds the class {strange[0]!r}, which the labels do not know ({', '.join(category_ids)})")
-    if checkpoint["input"]["tile"]:
-        raise ValueError(f"{file}: detects in tiles of {checkpoint['input']['tile']} px, which have no pyramid in common; "
-                         "train teachers with --min-size, which sees whole pictures")
     if not shown:
         return
+    images_of, tile = {}, checkpoint["input"]["tile"]           # two entries may be of one file
+    for each in shown:
+        images_of.setdefault((Path(images) / each["file_name"]).as_posix(), []).append(each)
+    pictures = Pictures(images_of)
+    for path, size in zip(pictures.ids, map(pictures.size, range(len(pictures))), strict=True):
+        if tile and max(size) > tile:
+            raise ValueError(f"{file}: detects in tiles of {tile} px, several of which {path} needs ({size[1]}x{size[0]}), and they have no pyramid "
+                             "in common; train teachers with --min-size, which sees whole pictures")
     network = load_model(checkpoint["config"], checkpoint["model"], device)
-    image_of = {(Path(images) / each["file_name"]).as_posix(): each for each in shown}
-    loader = eval_loader(Pictures(image_of), **checkpoint["input"], batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
+    loader = eval_loader(pictures, **checkpoint["input"], batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
     no_features = torch.zeros(0, 0, dtype=torch.float16)
     with watched_pyramid(network) as pyramid:
         for batch, infos in tqdm(loader, desc=f"teacher {teacher}", unit="batch", dynamic_ncols=True):
             outputs = detect_batch(network, batch, device)
             for row, (output, info, size) in enumerate(zip(outputs, infos, batch["image_sizes"], strict=True)):
-                image = image_of[info["image_id"]]
-                labels = labels_of[image["id"]]
                 levels, height = [level[row] for level in pyramid[0]], batch["images"].shape[-2]
-                inside = map_boxes(boxes_of(labels).float(), info["window"], (0, 0, *size.flip(0).tolist()))
-                pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
-                entries = detections_of(output, map_to_picture(output, info, size)["boxes"], image["id"], teacher, network.config,
-                                        [category_ids[name] for name in checkpoint["classes"]])
-                yield image["id"], (entries, pooled[0]), (teacher, pooled[1])
+                for image in images_of[info["image_id"]]:
+                    inside = map_boxes(boxes_of(labels_of[image["id"]]).float(), info["window"], (0, 0, *size.flip(0).tolist()))
+                    pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
+                    entries = detections_of(output, map_to_picture(output, info, size)["boxes"], image["id"], teacher, network.config,
+                                            [category_ids[name] for name in checkpoint["classes"]])
+                    yield image["id"], (entries, pooled[0]), (teacher, pooled[1])
 
 
 def detections_of(output: dict, boxes, image_id, teacher: str, config, category_ids: list) -> list:
@@ -169,7 +175,9 @@ def write_found(detections: list, arrays: dict, output, features=True) -> None:
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     if features:
-        np.savez(output / "features.npz", **arrays)
+        part = output / "features.partial.npz"
+        np.savez(part, **arrays)
+        os.replace(part, output / "features.npz")
     write_json(output / "detections.json", detections)
 
 

@@ -20,7 +20,7 @@ pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with
 import json
 
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, human, read_labels, refuse_existing, write_labels
+from pseudo_label.labels import add_place, human, read_labels, refuse_existing, trouble_with, write_labels
 from util.command_line import Parser, number
 
 POLICIES = ("seed", "fixed", "count", "precision")      # of pseudo_label/policies.py, which imports torch
@@ -33,14 +33,23 @@ def read_detections(path, contents: dict) -> list:
             detections = json.load(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    images, categories = ({each["id"] for each in contents[part]} for part in ("images", "categories"))
+    images, categories = ({each["id"]: each for each in contents[part]} for part in ("images", "categories"))
     for place, each in enumerate(detections if isinstance(detections, list) else [None], start=1):
         if not isinstance(each, dict) or not {"image_id", "category_id", "bbox", "score"} <= each.keys():
             raise ValueError(f"{path}: entry {place} must be a detection in COCO results format, with image_id, category_id, bbox and score")
-        if each["image_id"] not in images or each["category_id"] not in categories:
-            raise ValueError(f"{path}: detection {place} has image_id {each['image_id']!r} and category_id {each['category_id']!r}, "
-                             "must be those of the labels; it was made for other pictures")
+        if trouble := trouble_with(each, images, categories) or trouble_with_place_and_score(each, images[each["image_id"]]):
+            raise ValueError(f"{path}: detection {place}: {trouble}")
     return detections
+
+
+def trouble_with_place_and_score(detection: dict, image: dict) -> str | None:
+    (x, y, w, h), score = detection["bbox"], detection["score"]
+    width, height = image.get("width"), image.get("height")
+    if not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        return f"score is {score!r}, must be a number in 0..1"
+    if width and height and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
+        return f"bbox is {detection['bbox']}, which lies outside the {width}x{height} picture {image['file_name']}"
+    return None
 
 
 def generate(contents: dict, detections: list, policy: str, options, first_id: int | None = None) -> dict:

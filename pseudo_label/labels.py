@@ -14,20 +14,24 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-INFO = "info.json"                  # in a VOC folder: what has no place in XML
-TAGS = {"id": int, "ispseudo": lambda text: text.lower() in ("1", "true"), "score": float, "p_real": float, "weight": float,
-        "zone": str, "teacher": str}
+INFO = "info.json"                  # in a VOC folder: what has no place in XML, "info" and the ids of pictures and categories
+IDS = ("image_ids", "category_ids")
+TAGS = {"id": lambda text: int(text) if re.fullmatch("0|-?[1-9][0-9]*", text) else text, "ispseudo": lambda text: text.lower() in ("1", "true"),
+        "score": float, "p_real": float, "weight": float, "zone": str, "teacher": str}
+SAME = 0.01                         # px between the edges of one box, written in two formats
 
 
 class Labels(NamedTuple):
     contents: dict          # of an instances json; every annotation has an id of its own and a box with an area
     images: Path | None     # the folder below which the file_names lie; None where a json came without --images
-    split: str              # the list of a VOC folder
+    split: str              # the list to write, of a VOC folder
     sha256: str             # of the json, or of the XML files one after another
 
 
@@ -36,7 +40,7 @@ def add_place(parser) -> None:
     add = parser.add_argument
     add("--images", metavar="DIR", help="the pictures of a json; a VOC folder has its own")
     add("--split", default="auto", metavar="S", help="list in ImageSets of a VOC folder; all: every XML file; auto: train, or all "
-        "where there is none")
+        "where there is none; its pixels count from 1: of a folder that counts from 0 tools/voc_to_coco.py --zero-based makes a json")
     add("--skip-bad", action="store_true", help="leave out what cannot be read instead of stopping")
 
 
@@ -44,7 +48,7 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
     """Raises ValueError, naming file and annotation, for what the data room refuses too, for ids that clash or miss, and for
     boxes without an area."""
     source = Path(source)
-    labels = _read_voc(source, split, skip_bad) if source.is_dir() else _read_json(source, images, split)
+    labels = _read_voc(source, split, skip_bad) if source.is_dir() else _read_json(source, images, split, skip_bad)
     if need_images and labels.images is None:
         raise ValueError(f"{source}: a json needs --images DIR, the folder of its pictures")
     contents, seen, good = labels.contents, set(), []
@@ -55,26 +59,49 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
             what = "another one has that" if id in seen else "it has none"
             raise ValueError(f"{where} must have an id of its own, by which the stages know it; {what}")
         seen.add(id)
-        trouble = _trouble(annotation, image_ids, category_ids)
+        trouble = trouble_with(annotation, image_ids, category_ids)
         if trouble and not skip_bad:
             raise ValueError(f"{where}: {trouble}; --skip-bad leaves out what is bad and goes on")
         good += [annotation] * (not trouble)
-    return labels._replace(contents={"info": {}, **contents, "annotations": good})
+    info = contents.get("info")
+    return labels._replace(contents={**contents, "info": info if isinstance(info, dict) else {}, "annotations": good})
 
 
-def _trouble(annotation, image_ids, category_ids) -> str | None:
+def trouble_with(annotation, image_ids, category_ids) -> str | None:
+    """What is wrong with ids and box of an annotation or a detection."""
     bbox = annotation.get("bbox")
-    if annotation["image_id"] not in image_ids:
-        return f"image_id is {annotation['image_id']!r}, which is the id of no image"
-    if annotation["category_id"] not in category_ids:
-        return f"category_id is {annotation['category_id']!r}, which is the id of no category"
+    for part, ids in (("image", image_ids), ("category", category_ids)):
+        id = annotation[f"{part}_id"]
+        if not isinstance(id, (int, str)) or id not in ids:
+            return f"{part}_id is {id!r}, which is the id of no {part}"
     numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
     return None if numbers and bbox[2] > 0 and bbox[3] > 0 else f"bbox is {bbox}, must be four numbers [x, y, width, height] with an area"
 
 
-def _read_json(path: Path, images, split: str) -> Labels:
+def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
+    """With skip_bad, and a folder of the pictures, without those that training would leave out."""
     from dataset.coco import read_instances
-    return Labels(read_instances(path), Path(images) if images else None, "train" if split == "auto" else split, file_digest(path))
+    contents = read_instances(path)
+    if images and skip_bad:
+        contents["images"] = _good_pictures(path, contents["images"], Path(images))
+    return Labels(contents, Path(images) if images else None, "train" if split == "auto" else split, file_digest(path))
+
+
+def _good_pictures(path: Path, entries: list, images: Path) -> list:
+    from dataset.pictures import upright_size
+    good, bad = [], []
+    for each in entries:
+        try:
+            said = (each["height"], each["width"]) if each.get("height") and each.get("width") else None
+            upright_size(images / str(each["file_name"]), said, f"{path}: image {each['id']}: its size")
+            good.append(each)
+        except ValueError as error:
+            bad.append(str(error))
+    if entries and not good:
+        raise ValueError(f"{path}: no picture is left, {len(bad)} are bad; the first: {bad[0]}")
+    if bad:
+        print(f"note: {path}: {len(bad)} of {len(entries)} pictures are bad and left out, as training does; the first: {bad[0]}")
+    return good
 
 
 def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
@@ -92,9 +119,27 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
         elements = ElementTree.fromstring(data).findall("object")
         for element, annotation in zip(elements, annotations, strict=True) if len(elements) == len(annotations) else ():
             annotation |= {tag: read(element.findtext(tag).strip()) for tag, read in TAGS.items() if element.findtext(tag)}
-    if (folder / INFO).is_file():
-        contents["info"] = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    return Labels(contents, images, split, digest.hexdigest())
+    info = json.loads((folder / INFO).read_text(encoding="utf-8")) if (folder / INFO).is_file() else {}
+    if dataset.objects_at_zero:
+        print(f"note: {folder}: {dataset.objects_at_zero} boxes start at coordinate 0, but pixels are counted from 1 here; if this folder counts "
+              f"from 0, make a json of it: tools/voc_to_coco.py {folder} --zero-based --output FILE.json")
+    image_ids, category_ids = (info.pop(part, {}) if isinstance(info, dict) else {} for part in IDS)
+    written = "train" if split == "all" else split      # a list of that name is what training and the next stage take
+    return Labels(with_ids(contents | {"info": info}, image_ids, category_ids), images, written, digest.hexdigest())
+
+
+def with_ids(contents: dict, image_ids: dict | None, category_ids: dict) -> dict:
+    """The contents with the ids {file_name: id} and {class name: id}; what these do not know gets numbers beyond theirs. None
+    leaves the ids of the pictures as they are."""
+    def translation(part, key, known):
+        beyond = count(max((id for id in known.values() if isinstance(id, int)), default=0) + 1)
+        return {each["id"]: known[each[key]] if each[key] in known else next(beyond) for each in contents[part]}
+    categories = translation("categories", "name", category_ids)
+    images = {each["id"]: each["id"] for each in contents["images"]} if image_ids is None else translation("images", "file_name", image_ids)
+    return {**contents, "images": [{**each, "id": images[each["id"]]} for each in contents["images"]],
+            "categories": [{**each, "id": categories[each["id"]]} for each in contents["categories"]],
+            "annotations": [{**each, "image_id": images[each["image_id"]], "category_id": categories[each["category_id"]]}
+                            for each in contents["annotations"]]}
 
 
 def write_labels(contents: dict, output, images, split: str) -> None:
@@ -123,7 +168,8 @@ def write_labels(contents: dict, output, images, split: str) -> None:
                 ElementTree.SubElement(element, tag).text = "1" if annotation[tag] is True else str(annotation[tag])
         ElementTree.indent(tree)
         tree.write(xml, encoding="unicode")
-    write_json(output / INFO, contents.get("info", {}), indent=1)
+    ids = [{each[key]: each["id"] for each in contents[part]} for part, key in (("images", "file_name"), ("categories", "name"))]
+    write_json(output / INFO, {**contents.get("info", {}), **dict(zip(IDS, ids, strict=True))}, indent=1)
 
 
 def write_json(path, value, indent=None) -> None:
@@ -174,15 +220,23 @@ def missing_labels(part: dict, full: dict, name, full_name) -> list:
         if pictures.get(image["id"]) != image["file_name"]:
             raise ValueError(f"{name}: image {image['id']} is {image['file_name']}, but in {full_name} it is "
                              f"{pictures.get(image['id'], 'not there')}")
-    in_full = {each["id"]: each for each in full["annotations"]}
+    in_full, sizes = ({str(each["id"]): each for each in entries} for entries in (full["annotations"], part["images"]))
     for each in part["annotations"]:
-        other = in_full.get(each["id"])
+        other = in_full.get(str(each["id"]))
         if each.get("ispseudo"):
             if other:
                 raise ValueError(f"{name}: pseudo label {each['id']} has the id of an annotation in {full_name}; generate it with --first-id")
-        elif not other or (other["image_id"], classes[other["category_id"]], other["bbox"]) != (
-                each["image_id"], own_classes[each["category_id"]], each["bbox"]):
+        elif not other or (other["image_id"], classes[other["category_id"]]) != (each["image_id"], own_classes[each["category_id"]]) or (
+                not same_box(other["bbox"], each["bbox"], sizes[str(each["image_id"])])):
             raise ValueError(f"{name}: annotation {each['id']} is not in {full_name}{' as it is here' if other else ''}; "
                              "what people labelled must be a part of it")
-    kept, shown = {each["id"] for each in human(part)}, {image["id"] for image in part["images"]}
-    return [each for each in full["annotations"] if each["id"] not in kept and each["image_id"] in shown]
+    kept, shown = {str(each["id"]) for each in human(part)}, {image["id"] for image in part["images"]}
+    return [each for each in full["annotations"] if str(each["id"]) not in kept and each["image_id"] in shown]
+
+
+def same_box(bbox: list, other: list, image: dict) -> bool:
+    """Whether two boxes are one, also where one of them went through VOC, which cuts what sticks out of the picture and rounds."""
+    width, height = (image.get(side) or math.inf for side in ("width", "height"))
+    edges = [[min(max(x, 0), width), min(max(y, 0), height), min(max(x + w, 0), width), min(max(y + h, 0), height)]
+             for x, y, w, h in (bbox, other)]
+    return all(abs(one - two) <= SAME for one, two in zip(*edges, strict=True))

@@ -9,10 +9,14 @@ saw: features of different teachers have nothing in common. There are fewer than
 """
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 from engine.log import one_sentence_errors
 from pseudo_label.labels import write_json
 from util.command_line import Parser, number
+
+
+ARRAYS = ("detections", "detection_teachers", "kept", "kept_teachers", "kept_ids", "kept_category_ids")     # of features.npz
 
 
 def read_found(folder) -> tuple[list, dict]:
@@ -23,7 +27,11 @@ def read_found(folder) -> tuple[list, dict]:
         detections = json.loads((folder / "detections.json").read_text(encoding="utf-8"))
         with np.load(folder / "features.npz", allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, KeyError) as error:
+        if not isinstance(detections, list) or not all(isinstance(each, dict) for each in detections):
+            raise ValueError("detections.json is no list of detections")
+        if lacking := [name for name in ARRAYS if name not in arrays]:
+            raise ValueError(f"features.npz has no {lacking[0]}")
+    except (OSError, EOFError, BadZipFile, ValueError, TypeError, AttributeError) as error:       # the last two: an array alone
         raise ValueError(f"{folder}: must hold detections.json and features.npz, as extract_features writes them without --no-features "
                          f"({error})") from None
     teachers = [each.get("teacher") for each in detections]

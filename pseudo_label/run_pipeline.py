@@ -5,9 +5,9 @@
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
 
-What follows -- are flags of train_coco.py, the same for every arm; those that make an arm what it is are refused. All arms see the same pictures for as many steps, from the same
-weights on, and are judged by their last checkpoint; teachers make as many steps, too. The labels that were dropped are looked at by
-F and by the measures alone.
+What follows -- are flags of train_coco.py, the same for every arm; those that make an arm what it is are refused. All arms see the
+same pictures for as many steps, from the same weights on, and are judged by their last checkpoint; teachers make as many steps, too.
+The labels that were dropped are looked at by F and by the measures alone.
 
     arm  labels                                             how
     A    kept                                               as the flags say, weights not averaged

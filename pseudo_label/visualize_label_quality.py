@@ -26,9 +26,19 @@ def overlap_and_distance(found: list, full: dict):
         truth = boxes_in[image_id]
         iou, best = box_iou(boxes_of(own), boxes_of(truth)).max(1) if truth else (np.zeros(len(own)), None)
         for place, each in enumerate(own):
-            same = bool(truth) and truth[int(best[place])]["category_id"] == each["category_id"]
+            same = iou[place] > 0 and truth[int(best[place])]["category_id"] == each["category_id"]
             rows.append((float(iou[place]), each["nn_distances"][0], each["score"], same))
     return np.array(rows, dtype=float).reshape(-1, 4).T
+
+
+def rank_correlation(one, other) -> float:
+    """Spearman's: ties share the mean of their ranks. NaN for less than three values, or where all are one."""
+    import numpy as np
+    ranks = []
+    for values in (one, other):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    return float(np.corrcoef(*ranks)[0, 1]) if len(one) > 2 and np.ptp(one) and np.ptp(other) else float("nan")
 
 
 def plot_quality(iou, distance, score, same, path) -> None:
@@ -36,8 +46,7 @@ def plot_quality(iou, distance, score, same, path) -> None:
     from matplotlib.figure import Figure
 
     from evaluation.plots import plain_axes, save
-    ranks = [np.argsort(np.argsort(values)) for values in (iou, distance)]
-    correlation = np.corrcoef(*ranks)[0, 1] if len(iou) > 2 and np.ptp(iou) and np.ptp(distance) else float("nan")
+    correlation = rank_correlation(iou, distance)
     figure = Figure(figsize=(7.6, 6), layout="constrained")
     axes = figure.subplots()
     for which, marker, name in ((same > 0, "o", "class of the box it overlaps most"), (same == 0, "X", "another class, or no box")):

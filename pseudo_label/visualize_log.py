@@ -10,11 +10,21 @@ from pathlib import Path
 from engine.log import one_sentence_errors
 from util.command_line import Parser
 
-NO_LOSS = ("epoch", "step", "seconds", "lr", "images_per_s", "waiting")
+NO_LOSS = ("epoch", "step", "seconds", "lr", "images_per_s", "waiting", "pseudo", "zones")
 
 
-def read_run(path) -> tuple[str, list, dict]:
-    """(name, steps, {loss: values}) of a run. Raises ValueError, naming the file, where there is none or it holds no row."""
+def short_names(folders: list) -> list:
+    """The last parts of each folder's path, as many as tell all of them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len({*names}) == len({*parts}):
+            break
+    return names
+
+
+def read_run(path) -> tuple[Path, list, dict]:
+    """(folder, steps, {loss: values}) of a run. Raises ValueError, naming the file, where there is none or it holds no row."""
     from evaluation.plots import numbers
     path = Path(path)
     file = path / "metrics.csv" if path.is_dir() else path
@@ -27,7 +37,7 @@ def read_run(path) -> tuple[str, list, dict]:
     losses = {name: values for name, values in columns.items() if values is not None and name not in NO_LOSS and not name.startswith("mAP")}
     if columns.get("step") is None or not losses:
         raise ValueError(f"{file}: has {len(rows)} rows and no column of a loss beside 'step'; it must be a metrics.csv of training")
-    return file.parent.name or str(file), columns["step"], losses
+    return file.parent, columns["step"], losses
 
 
 def plot_stages(runs: list, path) -> None:
@@ -40,7 +50,8 @@ def plot_stages(runs: list, path) -> None:
     figure = Figure(figsize=(1.6 + 3.2 * max(2, len(runs)), 2.6 * len(names) + 0.6), layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
     start = 0
-    for (run, steps, losses), colour in zip(runs, line_colours(len(runs)), strict=True):
+    labels = short_names([folder for folder, _, _ in runs])
+    for run, (_, steps, losses), colour in zip(labels, runs, line_colours(len(runs)), strict=True):
         for axes, name in zip(panels, names, strict=True):
             if name in losses:
                 known = np.isfinite(losses[name])

@@ -3,17 +3,17 @@
     python -m pseudo_label.visualize_pseudo_labels pseudo.json --images pictures --full full.json --output drawn
     python -m pseudo_label.visualize_pseudo_labels pseudo --output drawn --pictures 30                    a VOC folder, nothing missing known
 
-Kept: a human's label. Pseudo: positive, with class and probability, or score. Ignored: grey. Missing: dashed; in the full
+Kept: a human's label. Pseudo: positive, with class and probability, or score. Ignored: blue. Missing: dashed; in the full
 file, and found by no positive of its class with an IoU of 0.5 or more. Below each picture stands the legend, with how many there are.
 The pictures are spread evenly over those with a pseudo label, an ignored box or a missing one.
 """
 from pathlib import Path
 
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, is_neutral, missing_labels, read_labels
+from pseudo_label.labels import add_place, by_image, is_neutral, missing_labels, read_labels, with_ids
 from util.command_line import Parser, number
 
-COLOURS = {"kept": (70, 220, 90), "pseudo": (255, 190, 20), "ignored": (200, 200, 200), "missing": (255, 70, 200)}
+COLOURS = {"kept": (70, 220, 90), "pseudo": (255, 190, 20), "ignored": (60, 170, 255), "missing": (255, 70, 200)}
 DASHED = ("missing",)               # what lies below shows through
 
 
@@ -114,6 +114,7 @@ def main(argv: list | None = None) -> None:
     with one_sentence_errors():
         labels = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
         full = read_labels(flags.full, flags.images, flags.split, flags.skip_bad).contents if flags.full else labels.contents
+        full = with_ids(full, None, {each["name"]: each["id"] for each in labels.contents["categories"]})     # classes are one by their names
         missing = missing_labels(labels.contents, full, flags.source, flags.full) if flags.full else []
         for path in draw_pictures(labels.contents, missing, labels.images, Path(flags.output), flags.pictures):
             print(path)

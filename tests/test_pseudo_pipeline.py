@@ -95,7 +95,18 @@ def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_c
     near, kept = json.loads((tmp_path / "n.json").read_text()), {each["id"]: each for each in read_labels(partial).contents["annotations"]}
     assert all(each["category_id"] == kept[each["nn_ids"][0]]["category_id"] and each["nn_distances"][0] < 0.05 for each in near)
     tiled = colour_state(tmp_path / "tiled.pth", checkpoint, input={"min_size": 96, "max_size": 200, "tile": 64})
-    assert "detects in tiles of 64 px" in refusal(extract_features.main, [*words[:4], tiled, *words[5:]], capsys)
+    assert "detects in tiles of 64 px, several of which" in refusal(extract_features.main, [*words[:4], tiled, *words[5:]], capsys)
+    large = colour_state(tmp_path / "large.pth", checkpoint, input={"min_size": 96, "max_size": 200, "tile": 2560})     # as the shipped one: one tile each
+    extract_features.main([str(word) for word in (*words[:4], large, *words[5:])])
+    again = json.loads((tmp_path / "found/detections.json").read_text())
+    assert [(each["image_id"], each["bbox"]) for each in again] == [(each["image_id"], each["bbox"]) for each in found]
+    contents = json.loads(partial.read_text())
+    contents["images"] += [{**contents["images"][0], "id": 99}, {"id": 100, "file_name": "gone.jpg"}]         # a file twice, and one that is not there
+    twice = tmp_path / "twice.json"
+    twice.write_text(json.dumps(contents))
+    extract_features.main([str(word) for word in (twice, *words[1:], "--skip-bad")])
+    again = json.loads((tmp_path / "found/detections.json").read_text())
+    assert [each["image_id"] for each in again] == [*range(1, 13), 99] and again[-1]["bbox"] == again[0]["bbox"]
     strange = colour_state(tmp_path / "strange.pth", checkpoint, classes=["disc", "cup"])
     assert "finds the class 'cup'" in refusal(extract_features.main, [*words[:4], strange, *words[5:]], capsys)
     assert "needs --images DIR" in refusal(extract_features.main, [partial, *words[3:]], capsys)

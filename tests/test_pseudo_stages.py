@@ -1,7 +1,10 @@
 """The stages of pseudo_label/: what is dropped, chosen and measured, by hand numbers and laws; Jmq14/FCOS's way beside ours."""
 import hashlib
 import json
+import math
 import random
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +24,7 @@ from evaluation.report import evaluate as evaluate_detections
 from evaluation.voc_ap import class_curves
 from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
                           visualize_label_quality, visualize_log, visualize_pseudo_labels)
-from pseudo_label.labels import missing_labels, read_labels, write_labels
+from pseudo_label.labels import missing_labels, read_labels, with_ids, write_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("make_partial", "make_folds", "extract_features", "generate_pseudo_labels", "evaluate_pseudo_labels", "query_nearest_neighbors",
@@ -115,6 +118,69 @@ def test_the_door_refuses_by_name(tmp_path, change, told):
             read_labels(written(tmp_path, "a.json", contents))
     else:
         assert [each["id"] for each in read_labels(path, skip_bad=True).contents["annotations"]] == [2]
+
+
+@pytest.mark.parametrize("info", [None, "", [], {"year": 2017}])
+def test_an_info_that_holds_nothing_is_no_obstacle(tmp_path, info):
+    path = written(tmp_path, "a.json", {**instances([(1, 1, 10, [0, 0, 10, 10])]), "info": info})
+    make_partial.main([str(path), "--output", str(tmp_path / "p.json")])
+    assert read_labels(path).contents["info"] == (info or {}) and read_labels(tmp_path / "p.json").contents["info"]["partial"]["kept"] == 1
+
+
+def photographs(tmp_path, names):
+    from PIL import Image
+    (tmp_path / "photos").mkdir(exist_ok=True)
+    for name in names:
+        Image.new("RGB", (200, 200), (90, 90, 90)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def test_a_json_that_went_through_voc_can_be_compared_with_itself(tmp_path):
+    contents = instances([("a1", 139, 10, [-3, 0, 50.5, 50]), ("12", 139, 30, [100.123456789, 100, 33.3333333, 110]), ("b", 285, 10, [5, 5, 50, 50]),
+                          ("007", 7, 30, [1, 1, 9, 9])], images=(139, 285, 7))
+    contents["images"][1]["id"] = contents["annotations"][2]["image_id"] = "two"
+    path, images = written(tmp_path, "text.json", contents), photographs(tmp_path, ["139.jpg", "285.jpg", "7.jpg"])
+    for protocol in ("keep1", "extreme"):
+        make_partial.main([str(path), "--protocol", protocol, "--images", str(images), "--output", str(tmp_path / protocol)])
+        how, partial = json.loads((tmp_path / protocol / "dropped.json").read_text()), read_labels(tmp_path / protocol).contents
+        assert [each["id"] for each in missing_labels(partial, read_labels(path).contents, "p", "full")] == how["dropped_ids"]
+        assert {each["id"]: each["file_name"] for each in partial["images"]} == {139: "139.jpg", "two": "285.jpg", 7: "7.jpg"}
+        assert partial["info"] == {"partial": {**{key: how[key] for key in how if key != "dropped_ids"}, "first_id": 13}}
+    assert len(how["dropped_ids"]) == 1
+    moved = read_labels(tmp_path / "keep1").contents
+    moved["annotations"][0]["bbox"][1] += 0.1
+    with pytest.raises(ValueError, match="is not in full as it is here"):
+        missing_labels(moved, contents, "p", "full")
+
+
+def test_a_folder_that_lost_a_class_or_has_no_list_is_read_as_before_by_what_follows(tmp_path):
+    folder = make_voc(tmp_path / "voc", n=6, classes=("ant", "bee", "cow"), max_objects=1)
+    shutil.rmtree(folder / "ImageSets")
+    full = read_labels(folder).contents
+    ids = {each["name"]: each["id"] for each in full["categories"]}
+    write_labels({**full, "annotations": [each for each in full["annotations"] if each["category_id"] != ids["ant"]]}, tmp_path / "less",
+                 folder / "JPEGImages", read_labels(folder).split)
+    less = read_labels(tmp_path / "less").contents
+    assert {each["name"]: each["id"] for each in less["categories"]} == {name: id for name, id in ids.items() if name != "ant"}
+    assert less["images"] == full["images"] and len(VOCDataset(tmp_path / "less", "train")) == 6        # the list that training takes
+
+
+def test_a_folder_that_counts_from_0_is_noted(tmp_path, capsys):
+    folder = make_voc(tmp_path / "voc", n=2, max_objects=1)
+    assert not read_labels(folder, split="all").contents["info"] and "note" not in capsys.readouterr().out
+    xml = folder / "Annotations/0000.xml"
+    xml.write_text(re.sub("<xmin>.*?</xmin>", "<xmin>0</xmin>", xml.read_text()))
+    read_labels(folder, split="all")
+    assert "1 boxes start at coordinate 0, but pixels are counted from 1 here" in capsys.readouterr().out
+
+
+def test_a_picture_that_training_leaves_out_is_left_out(tmp_path, capsys):
+    path, images = written(tmp_path, "a.json", instances([(1, 1, 10, [0, 0, 9, 9]), (2, 2, 10, [0, 0, 9, 9])])), photographs(tmp_path, ["1.jpg"])
+    labels = read_labels(path, images, skip_bad=True, need_images=True).contents
+    assert [each["id"] for each in labels["images"]] == [each["id"] for each in labels["annotations"]] == [1]
+    assert COCODataset(path, images, skip_bad=True).ids == ["1"] and "1 of 2 pictures are bad and left out" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no picture is left, 2 are bad"):
+        read_labels(path, tmp_path / "none", skip_bad=True)
 
 
 # ---- what is dropped
@@ -340,8 +406,13 @@ def test_generating_refuses_in_one_sentence(tmp_path, capsys):
     assert "not one pseudo label of 6 detections" in refusal(generate_pseudo_labels.main, [*words, "--policy", "seed", "--confidence", 0.95], capsys)
     assert "keep rate cannot be estimated" in refusal(
         generate_pseudo_labels.main, [written(tmp_path, "e.json", instances([])), *words[1:]], capsys)
-    assert "made for other pictures" in refusal(
-        generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "o.json", [found(9, 10, [0, 0, 1, 1], 1)]), *words[3:]], capsys)
+    for change, told in (({"image_id": 9}, "image_id is 9, which is the id of no image"), ({"image_id": [2]}, "image_id is [2], which"),
+                         ({"category_id": 9}, "category_id is 9"), ({"bbox": None}, "bbox is None, must be four numbers"), ({"bbox": [1, 2, 3]}, "bbox is [1"),
+                         ({"bbox": [1, 2, 0, 3]}, "with an area"), ({"bbox": [500, 0, 9, 9]}, "which lies outside the 200x200 picture 2.jpg"),
+                         ({"score": None}, "score is None, must be a number in 0..1"), ({"score": "0.9"}, "score is '0.9'"), ({"score": 3.5}, "score is 3.5")):
+        entries = [FOUND[0], found(2, 10, [0, 0, 1, 1], 1) | change]
+        said = refusal(generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "o.json", entries), *words[3:]], capsys)
+        assert f"o.json: detection 2: {told}" in said or told in said and "o.json: detection 2: " in said
     assert "entry 1 must be a detection" in refusal(
         generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "b.json", [{"box": 1}]), *words[3:]], capsys)
     assert "annotation 1 is there already" in refusal(generate_pseudo_labels.main, [*words, "--policy", "fixed", "--first-id", 1], capsys)
@@ -415,6 +486,9 @@ def test_measuring_refuses_in_one_sentence(tmp_path, capsys):
     assert "pseudo label 4 has the id of an annotation" in told(other)
     other["annotations"][2]["id"], other["images"][0]["file_name"] = 11, "x.jpg"
     assert "image 1 is x.jpg" in told(other)
+    strange = {**MARKED, "categories": [*MARKED["categories"], {"id": 40, "name": "cup"}]}
+    strange["annotations"] = [*MARKED["annotations"], *instances([pseudo(99, 1, 40, [0, 0, 9, 9])])["annotations"]]
+    assert "pseudo label 99 is of the class 'cup', which" in told(strange)
     evaluate_pseudo_labels.main([str(written(tmp_path, "b.json", MARKED)), "--full", str(full), "--output", str(tmp_path / "q.json")])
     assert json.loads((tmp_path / "q.json").read_text())["doubles"] == 1 and "class 30" in capsys.readouterr().out
 
@@ -448,7 +522,19 @@ def test_features_of_another_checkpoint_and_a_missing_library_are_refused(tmp_pa
     words = [tmp_path, "--output", tmp_path / "n.json"]
     assert "features of checkpoint a, b, detections.json 3 detections of a, c" in refusal(query_nearest_neighbors.main, words, capsys)
     assert "must hold detections.json and features.npz" in refusal(query_nearest_neighbors.main, [tmp_path / "none", *words[1:]], capsys)
+    written(tmp_path, "detections.json", {"a": 1})
+    assert "detections.json is no list" in refusal(query_nearest_neighbors.main, words, capsys)
     written(tmp_path, "detections.json", [found(1, 10, [0, 0, 1, 1], 0.5, teacher=name) for name in "aab"])
+    whole = (tmp_path / "features.npz").read_bytes()
+    for broken in (whole[:len(whole) // 2], b"", b"no archive"):
+        (tmp_path / "features.npz").write_bytes(broken)
+        assert "must hold detections.json and features.npz" in refusal(query_nearest_neighbors.main, words, capsys)
+    np.savez(tmp_path / "features.npz", x=np.zeros(3))
+    assert "features.npz has no detections" in refusal(query_nearest_neighbors.main, words, capsys)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "x.npy").replace(tmp_path / "features.npz")
+    assert "must hold detections.json and features.npz" in refusal(query_nearest_neighbors.main, words, capsys)
+    (tmp_path / "features.npz").write_bytes(whole)
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert "pip install faiss-cpu" in refusal(query_nearest_neighbors.main, words, capsys)
 
@@ -458,12 +544,15 @@ def test_features_of_another_checkpoint_and_a_missing_library_are_refused(tmp_pa
 def test_the_log_has_every_stage_one_behind_the_other(tmp_path, capsys):
     for name, losses in (("one", (3, 2)), ("two", (1, 0.5))):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.csv").write_text("epoch,step,seconds,lr,loss,cls,waiting,mAP\n" + "".join(
-            f"{epoch},{epoch * 5},1,0.1,{loss},{loss / 2},0.1,\n" for epoch, loss in enumerate(losses, start=1)))
-    name, steps, losses = visualize_log.read_run(tmp_path / "one")
-    assert name == "one" and steps.tolist() == [5, 10] and {key: values.tolist() for key, values in losses.items()} == {"loss": [3, 2], "cls": [1.5, 1]}
+        (tmp_path / name / "metrics.csv").write_text("epoch,step,seconds,lr,loss,cls,waiting,pseudo,zones,mAP\n" + "".join(
+            f"{epoch},{epoch * 5},1,0.1,{loss},{loss / 2},0.1,2,3,\n" for epoch, loss in enumerate(losses, start=1)))
+    folder, steps, losses = visualize_log.read_run(tmp_path / "one")
+    assert folder == tmp_path / "one" and steps.tolist() == [5, 10] and {key: values.tolist() for key, values in losses.items()} == {"loss": [3, 2], "cls": [1.5, 1]}
     visualize_log.main([str(tmp_path / "one"), str(tmp_path / "two/metrics.csv"), "--output", str(tmp_path / "log.png")])
     assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
+    folders = [Path(name) for name in ("a/seed-0/D", "a/seed-1/D", "a/seed-1/F")]
+    assert visualize_log.short_names(folders) == ["seed-0/D", "seed-1/D", "seed-1/F"] and visualize_log.short_names(folders[1:]) == ["D", "F"]
+    assert visualize_log.short_names([Path("a/D")] * 2) == ["D", "D"]
     assert "no such file" in refusal(visualize_log.main, [tmp_path / "three", "--output", tmp_path / "x.png"], capsys)
     (tmp_path / "empty.csv").write_text("epoch,step\n")
     assert "no column of a loss" in refusal(visualize_log.main, [tmp_path / "empty.csv", "--output", tmp_path / "x.png"], capsys)
@@ -474,11 +563,20 @@ def test_the_scatter_has_every_picture_also_the_last(tmp_path, capsys):
                  found(2, 30, [0, 0, 100, 100], 0.7, nn_distances=[0.3]), found(2, 30, [0, 0, 100, 100], 0.6, nn_distances=[])]
     iou, distance, score, same = visualize_label_quality.overlap_and_distance(neighbors, FULL)
     assert (iou.tolist(), distance.tolist(), score.tolist(), same.tolist()) == ([0.5, 1, 1], [0.1, 0.2, 0.3], [0.9, 0.8, 0.7], [1, 0, 1])
+    far = visualize_label_quality.overlap_and_distance([found(1, 10, [180, 180, 9, 9], 0.9, nn_distances=[0.3])], FULL)
+    assert far.tolist() == [[0], [0.3], [0.9], [0]]                     # it overlaps no box: of no class
     words = [written(tmp_path, "full.json", FULL), "--neighbors", written(tmp_path, "n.json", neighbors), "--output", tmp_path / "q.png"]
     visualize_label_quality.main([str(word) for word in words])
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
     written(tmp_path, "n.json", [found(1, 10, [0, 0, 50, 25], 0.9)])
     assert "nn_distances" in refusal(visualize_label_quality.main, words, capsys)
+
+
+def test_ties_share_the_mean_of_their_ranks_in_any_order():
+    iou, distance = [0, 0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.05]
+    for order in ([0, 1, 2, 3, 4], [3, 2, 1, 0, 4], [4, 1, 3, 0, 2]):
+        assert visualize_label_quality.rank_correlation(*([values[row] for row in order] for values in (iou, distance))) == pytest.approx(-math.sqrt(0.5))
+    assert math.isnan(visualize_label_quality.rank_correlation([0, 0, 0], [1, 2, 3]))
 
 
 def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
@@ -497,6 +595,9 @@ def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
     assert {own["kept"], own["pseudo"], own["missing"]} <= colours["1"] and own["ignored"] not in colours["1"]
     assert {own["kept"], own["ignored"]} <= colours["2"] and own["pseudo"] not in colours["2"]
     assert {*own.values()} <= {colour for _, colour in drawn["2"].crop((0, 200, 200, drawn["2"].height)).getcolors(99999)}
+    renamed = with_ids(FULL, None, {"class 30": 10, "class 10": 30})             # another file's ids for the same classes
+    visualize_pseudo_labels.main([*map(str, words[:3]), "--full", str(written(tmp_path, "renamed.json", renamed)), "--output", str(tmp_path / "again")])
+    assert all((tmp_path / f"again/{id}.png").read_bytes() == (tmp_path / f"drawn/{id}.png").read_bytes() for id in (1, 2))
     assert "nothing to draw" in refusal(visualize_pseudo_labels.main, [words[4], *words[1:3], "--output", tmp_path / "x"], capsys)
     assert "needs --images DIR" in refusal(visualize_pseudo_labels.main, [words[4], "--output", tmp_path / "x"], capsys)
 
