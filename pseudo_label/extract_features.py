@@ -151,21 +151,24 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
                 for image in images_of[info["image_id"]]:
                     inside = map_boxes(boxes_of(labels_of[image["id"]]).float(), info["window"], (0, 0, *size.flip(0).tolist()))
                     pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
-                    entries = detections_of(output, map_to_picture(output, info, size)["boxes"], image["id"], teacher, network.config,
-                                            [category_ids[name] for name in checkpoint["classes"]])
+                    entries = detections_of(output, map_to_picture(output, info, size)["boxes"], info["orig_size"], image["id"], teacher,
+                                            network.config, [category_ids[name] for name in checkpoint["classes"]])
                     yield image["id"], (entries, pooled[0]), (teacher, pooled[1])
 
 
-def detections_of(output: dict, boxes, image_id, teacher: str, config, category_ids: list) -> list:
-    """One picture's detections for detections.json, best first; boxes xyxy in its own pixels."""
+def detections_of(output: dict, boxes, size: tuple, image_id, teacher: str, config, category_ids: list) -> list:
+    """One picture's detections for detections.json, best first; boxes xyxy in the pixels of the picture of `size` (h, w)."""
     from util.boxes import xyxy_to_xywh
     scores = output["scores"].cpu().double()
     cls = output.get("class_scores", output["scores"]).cpu().double()
     root = getattr(config, "score_rule", None) == "sqrt" and config.quality != "none"
     rows = zip(xyxy_to_xywh(boxes.double()).tolist(), output["labels"].tolist(), scores.tolist(), cls.tolist(),
                ((scores ** 2 if root else scores) / cls).tolist(), strict=True)
-    return [{"image_id": image_id, "category_id": category_ids[label],
-             "bbox": [*(round(value, 3) for value in bbox[:2]), *(max(round(side, 3), 0.001) for side in bbox[2:])],
+
+    def rounded(bbox):
+        sides = [max(round(side, 3), 0.001) for side in bbox[2:]]
+        return [*(min(round(start, 3), round(limit - side, 3)) for start, side, limit in zip(bbox[:2], sides, size[::-1], strict=True)), *sides]
+    return [{"image_id": image_id, "category_id": category_ids[label], "bbox": rounded(bbox),
              "score": round(score, 6), "cls": round(own, 6), "ctr": round(min(ctr, 1.0), 6), "teacher": teacher}
             for bbox, label, score, own, ctr in rows]
 

@@ -2,6 +2,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from test_train_voc import TINY
 from torch import nn
 
 import train_coco
-from dataset.coco import COCODataset
+from dataset.coco import COCODataset, xywh_edges
 from dataset.voc import VOCDataset
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from model import build_model
@@ -78,6 +79,15 @@ def test_class_score_and_quality_stand_apart_and_make_the_score(tmp_path):
         labels = read_labels(folder).contents["annotations"]
         assert arrays["kept_ids"].tolist() == [each["id"] for each in labels]
         assert arrays["kept"].nbytes == len(labels) * 64                # where Jmq14/FCOS kept 50 KB a box, in a file of its own
+
+
+def test_rounding_moves_no_box_out_of_its_picture():
+    x1 = 100 - torch.rand(5000, generator=torch.Generator().manual_seed(0)) ** 4 * 3            # most of them as good as without width
+    boxes = torch.stack([x1, torch.full_like(x1, 10), torch.full_like(x1, 100), torch.full_like(x1, 30)], 1)
+    output = {"scores": torch.full_like(x1, 0.5), "labels": torch.zeros(len(x1), dtype=torch.int64)}
+    for each in extract_features.detections_of(output, boxes, (50, 100), 1, "t", SimpleNamespace(score_rule="product"), [1]):
+        x1, _, x2, _ = xywh_edges(each["bbox"], (50, 100))              # as training reads it
+        assert x1 < x2
 
 
 def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_class(colours, tmp_path, capsys):
