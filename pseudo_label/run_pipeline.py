@@ -193,8 +193,8 @@ def refuse_own_flags(settings: argparse.Namespace) -> None:
     defaults = parse_flags([])[0]
     for name in OWN_FLAGS:
         if getattr(settings, name) != getattr(defaults, name):
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: is set by the experiment itself, where it makes an arm what it "
-                             "is; it must not stand after --, nor in the --config that is named there")
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: is set by the experiment itself; it must not stand "
+                             "after --, nor in the --config that is named there")
     if not settings.ema:
         raise ValueError("--ema 0: all arms but A average their weights; it must not stand after --, nor in the --config that is named there")
 
