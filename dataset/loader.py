@@ -30,7 +30,8 @@ def collate(samples):
     batch["ignore"]        bool [B, M]          True: a region to leave out, as COCO's crowds; False in padding rows, and for
                                                 VOC's difficult objects, which are trained on as any other
     batch["zone_ignore"]   bool [B, M]          True: no object, its class alone is left open there; False in padding rows
-    batch["sought"]        bool [B, M]          True: an object that the window was laid around (dataset.augment); False in padding rows
+    batch["uncounted"]     bool [B, M]          True: labelled, or in view, whatever other labels are missing: a difficult object, or one that the
+                                                window was laid around (sought, dataset.augment); False in padding rows
     batch["masks"]         uint8 [B, M, H, W]   where the targets have them: padded like the images
     infos                  [{"image_id", "orig_size" (h, w), "window" (x1, y1, x2, y2)}], the window in original pixels
     """
@@ -43,10 +44,11 @@ def collate(samples):
     if "boxes" in targets[0]:
         shape = len(images), max(1, *(len(target["boxes"]) for target in targets))
         batch |= {"boxes": torch.zeros(*shape, 4), "labels": torch.full(shape, -1), "weights": torch.zeros(shape),
-                  **{field: torch.zeros(shape, dtype=torch.bool) for field in ("ignore", "zone_ignore", "sought")}}
+                  **{field: torch.zeros(shape, dtype=torch.bool) for field in ("ignore", "zone_ignore", "uncounted")}}
         for row, target in enumerate(targets):
-            for field in ("boxes", "labels", "weights", "ignore", "zone_ignore", "sought"):
+            for field in ("boxes", "labels", "weights", "ignore", "zone_ignore"):
                 batch[field][row, : len(target[field])] = target[field]
+            batch["uncounted"][row, : len(target["boxes"])] = target["difficult"] | target["sought"]
     if "masks" in targets[0]:
         batch["masks"] = torch.zeros(*batch["labels"].shape, height, width, dtype=torch.uint8)
         for row, (target, (h, w)) in enumerate(zip(targets, sizes.tolist(), strict=True)):

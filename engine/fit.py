@@ -206,7 +206,7 @@ class _Training:
             self.scaler.load_state_dict(training["scaler"])
         self.counts.mean = training.get("counts")        # absent from runs of before there was a running mean
         if self.teacher:
-            self.teacher.state = training["teacher"]
+            self.teacher.state.update(training["teacher"])       # runs of before its warnings had pauses of their own have less of it
         torch.set_rng_state(training["rng"])
         if training["cuda_rng"] and len(training["cuda_rng"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(training["cuda_rng"])

@@ -6,9 +6,10 @@ are real, positives with a weight, class-wise ignore zones, or nothing. How like
 labels, without any others: where a share c of the objects kept its label whatever they look like, then of the real ones
 among the detections a share c lies on kept boxes, so that to `hits` of these there belong hits * (1 - c) / c that lie on none
 (Elkan & Noto, 2008). Their share among all detections without a kept box, near a score, is how likely one is real.
-An object that a window was laid around is in view because it is labelled, so it is not counted. A network scores what it was taught
-higher than what it was taught to be background, most of all the few labels of a hard class, which it knows by heart: so a class
-is never believed more than all classes together are at that score.
+What is labelled and in view not by chance explains a detection, but is not counted: a difficult object, which is labelled whatever
+else is missing, and one that a window was laid around, which is in view because it is labelled. A network scores what it was
+taught higher than what it was taught to be background, most of all the few labels of a hard class, which it knows by heart:
+so a class is never believed more than all classes together are at that score.
 """
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ DOUBT = 5.0                     # detections by which a class begins with what a
 MEMORY = 0.99                   # of what was counted, each step keeps this share
 TAKEOVER = 0.6                  # of the run, from which on the averaged network teaches, whoever began
 RAMP = 0.1                      # of the run, in which the weight of positives grows to its full value
-FIRST_CHECK = 50                # steps after the burn-in, then after twice as many, and so on
+CHECKED_STEPS = 50              # after the burn-in: over so many steps each it is looked whether a warning is due
 TOO_MANY = 3                    # times as many pseudo boxes as there can be objects
 
 
@@ -33,7 +34,7 @@ class Teacher:
     """(detections, targets, progress) -> (targets, numbers): the labels of a batch with the rows that the teacher adds.
 
     detections  [{"boxes" [K, 4], "scores" [K], "labels" [K]}] per picture, in the pixels of the targets
-    targets     {"boxes" [B, M, 4], "labels" [B, M], "weights", "ignore", "zone_ignore", "sought" [B, M], ...}; what else there is gets zeros
+    targets     {"boxes" [B, M, 4], "labels" [B, M], "weights", "ignore", "zone_ignore", "uncounted" [B, M], ...}; what else there is gets zeros
     progress    0..1 of the run
     numbers     {"pseudo", "zones"}: boxes a picture that were added as positives, and as ignore zones
 
@@ -42,7 +43,8 @@ class Teacher:
     keep_rate      share of the objects that have kept their label; None: estimated, as the share of the surest detections that
                    lie on kept boxes. It comes out too high where these are scored higher: fewer boxes are added, not more
     pseudo_weight  of a positive, times how likely it is real
-    say            takes a sentence that a person must see
+    say            takes a sentence that a person must see: after each CHECKED_STEPS a warning, where one is due; the same one again two
+                   checks later, then four, eight and so on
     first          network that teaches until TAKEOVER, on the device of the run, in evaluation mode; None: the averaged one teaches from the first
     state          tensors and numbers that an exact resume needs; may be set
     """
@@ -50,7 +52,7 @@ class Teacher:
     def __init__(self, num_classes: int, burn_in: float, keep_rate: float | None, pseudo_weight: float, say, first=None):
         self.first, self.burn_in, self.keep_rate, self.pseudo_weight, self.say = first, burn_in, keep_rate, pseudo_weight, say
         self.state = {"counts": torch.zeros(num_classes, 2 * BINS + 1), "pictures": 0, "kept": 0.0, "pseudo": 0.0, "steps": 0,
-                      "next_check": FIRST_CHECK, "averaged": first is None}
+                      "checks": 0, "again": {"none": (1, 1), "many": (1, 1)}, "averaged": first is None}
 
     def active(self, progress: float) -> bool:
         return progress >= self.burn_in / 2
@@ -67,7 +69,7 @@ class Teacher:
         boxes, scores = (pad_sequence([found[name] for found in detections], batch_first=True) for name in ("boxes", "scores"))
         labels = pad_sequence([found["labels"] for found in detections], batch_first=True, padding_value=-1)
         hit, free = (which & ~repeats(boxes, scores, labels, which) for which in explain(boxes, labels, targets))
-        kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"] & ~targets["sought"]
+        kept = (targets["labels"] >= 0) & ~targets["ignore"] & ~targets["zone_ignore"] & ~targets["uncounted"]
         bins = (scores * BINS).long().clamp(0, BINS - 1)
         likely = self.likely(hit, free, labels.clamp(min=0), bins, targets["labels"].clamp(min=0), kept)
         likely = torch.where(free, likely[labels.clamp(min=0), bins], 0.0)
@@ -121,17 +123,25 @@ class Teacher:
         state = self.state
         for name, value in (("pictures", pictures), ("kept", kept), ("pseudo", pseudo), ("steps", 1)):
             state[name] += value
-        if state["steps"] < state["next_check"]:
+        if state["steps"] < CHECKED_STEPS:
             return
+        state["checks"] += 1
         rate = float(self.rate())
         told = f"(kept boxes {state['kept'] / state['pictures']:.2f} a picture, keep rate {rate:.2f}{'' if self.keep_rate else ' as estimated'})"
         if not state["pseudo"]:
-            self.say(f"WARNING: the teacher has not added one pseudo box in {state['steps']} steps {told}: the labels are complete, or the "
-                     "teacher is too weak yet (longer --burn-in, more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
+            self.warn("none", f"the teacher has not added one pseudo box in the last {state['steps']} steps {told}: the labels are complete, or the "
+                      "teacher is too weak yet (longer --burn-in, more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
         elif state["pseudo"] > TOO_MANY * state["kept"] / rate:
-            self.say(f"WARNING: the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
-                     f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
-        state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0, next_check=2 * state["next_check"])
+            self.warn("many", f"the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
+                      f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
+        state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0)
+
+    def warn(self, what: str, sentence: str) -> None:
+        """Says it, unless it is too early to repeat it: each pause is twice as many checks as the one before."""
+        next_check, pause = self.state["again"][what]
+        if self.state["checks"] >= next_check:
+            self.say(f"WARNING: {sentence}")
+            self.state["again"][what] = self.state["checks"] + 2 * pause, 2 * pause
 
 
 def repeats(boxes: Tensor, scores: Tensor, labels: Tensor, among: Tensor) -> Tensor:
@@ -143,7 +153,7 @@ def repeats(boxes: Tensor, scores: Tensor, labels: Tensor, among: Tensor) -> Ten
 
 def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tensor]:
     """Which detections lie on a kept box of their class, and which are explained by nothing: bool [B, D] each; the others are
-    another sight of what is labelled, or of what was sought, or lie in a region to ignore.
+    another sight of what is labelled, or lie on an object that is not counted or in a region to ignore.
 
     boxes [B, D, 4], labels [B, D] of the detections, -1 in padding rows. A kept box explains a detection of its class with
     an IoU over SAME_CLASS_IOU or where one holds CONTAINED of the other (a part, or a group), and one of any class with
@@ -155,7 +165,7 @@ def explain(boxes: Tensor, labels: Tensor, targets: dict) -> tuple[Tensor, Tenso
     iou, common = box_iou(boxes, targets["boxes"]), box_intersection(boxes, targets["boxes"])
     area = box_area(boxes)[..., None]
     reached = same & (iou > SAME_CLASS_IOU)
-    hit = (reached & ~targets["sought"][:, None]).any(2)
+    hit = (reached & ~targets["uncounted"][:, None]).any(2)
     contained = common > CONTAINED * torch.minimum(area, box_area(targets["boxes"])[:, None])
     double = reached | (same & contained) | (kept & ~region & (iou > ANY_CLASS_IOU)) | (region & (common > area / 2))
     return hit, (labels >= 0) & ~hit & ~double.any(2)

@@ -2,8 +2,10 @@
 
 AP50 is the area under precision over recall at IoU 0.5, AP its mean over IoU 0.5 to 0.95; R@.5 the share of the objects that a
 detection of score 0.5 or more finds (missing labels lower scores before they lower AP); all three are means over classes, and over
-seeds. Over B is the difference to arm B. Gap closed is (X - A+) / (F - A+) in AP50. An interval holds 95 % of 1000 resamples of
-the test pictures, the same for all arms, and of the seeds.
+seeds. Over B is the difference to arm B. Gap closed is (X - A+) / (F - A+) in AP50; where 2.5 % or more of the resamples have F no
+better than A+, its interval would say nothing, and is "-". An interval holds 95 % of 1000 resamples of the test pictures, the same
+for all arms. With n > 1 seeds each of these is moved by draws from what the seeds say about their mean: a t distribution of n - 1
+degrees of freedom, times their standard deviation / sqrt(n). (Resampling three seeds themselves gives intervals far too narrow.)
 """
 import numpy as np
 
@@ -13,6 +15,7 @@ from evaluation.voc_ap import IOU_THRESHOLDS
 MEASURES = "ap50", "ap", "recall"
 FIXED_SCORE = 0.5
 RESAMPLES = 1000
+SEED_DRAWS = 20             # for each of them: with two or three seeds the t distribution has long tails
 
 
 def measure(detections: dict, truth: dict, num_classes: int, counts: np.ndarray) -> dict:
@@ -51,28 +54,42 @@ def resamples(size: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([np.ones((1, size), dtype=np.int64), drawn])
 
 
+def seed_draws(size: int) -> np.ndarray:
+    """float [1 + SEED_DRAWS * RESAMPLES, size], u: where x are the values of `size` seeds, u @ x has the t distribution of size - 1 degrees of
+    freedom, times standard deviation(x) / sqrt(size), so that mean(x) + u @ x has Student's interval; all arms' x share the draws. The
+    first row is 0, as all are for one seed, which does not say how far seeds lie apart."""
+    drawn = np.zeros((1 + SEED_DRAWS * RESAMPLES, size))
+    if size > 1:
+        rng = np.random.default_rng(1)
+        normal = rng.standard_normal((len(drawn) - 1, size))
+        drawn[1:] = (normal - normal.mean(1, keepdims=True)) / np.sqrt(rng.chisquare(size - 1, (len(normal), 1)) * size)
+    return drawn
+
+
 def compare(measured: dict) -> dict:
     """{arm: row} from {arm: [what `measure` gave for each seed]}; every arm has the same seeds.
 
-    row  "ap50", "ap", "recall", "gap_closed", "over_b", and of each "..._interval"; None where the arms it takes are not there
+    row  "ap50", "ap", "recall", "gap_closed", "over_b", and of each "..._interval"; None where the arms it takes are not there, where
+         F is no better than A+, and for the interval of a gap where 2.5 % or more of the resamples have it so
     """
-    weights = resamples(len(next(iter(measured.values()))), seed=1)
+    draws = seed_draws(len(next(iter(measured.values()))))
 
     def over_seeds(seeds, name):
-        return (np.stack([each[name] for each in seeds], 1) * weights).sum(1) / weights.sum(1)
+        # the first of the 1 + RESAMPLES values is the estimate itself, and stays it
+        estimates, means = np.array([each[name][0] for each in seeds]), np.mean([each[name] for each in seeds], axis=0)
+        return np.append(means[0], np.tile(means[1:], SEED_DRAWS)) + draws @ estimates
     ap50 = {arm: over_seeds(seeds, "ap50") for arm, seeds in measured.items()}
 
     def with_interval(name, values):
-        # the first is the estimate itself; a gap of no width closes nothing
-        known = values[np.isfinite(values)] if values is not None else ()
-        return {name: float(values[0]) if len(known) and np.isfinite(values[0]) else None,
-                f"{name}_interval": np.percentile(known[1:], [2.5, 97.5]).tolist() if len(known) > 1 else None}
+        known = values is not None and np.isfinite(values[0])
+        interval = np.percentile(values[1:], [2.5, 97.5]).tolist() if known and np.isinf(values[1:]).mean() < 0.025 else None
+        return {name: float(values[0]) if known else None, f"{name}_interval": interval}
     rows = {}
     for arm, values in ap50.items():
         gap = None
         if {"A+", "F"} <= ap50.keys() and arm not in ("A+", "F"):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                gap = (values - ap50["A+"]) / (ap50["F"] - ap50["A+"])
+            gained, width = values - ap50["A+"], ap50["F"] - ap50["A+"]
+            gap = np.divide(gained, width, out=np.copysign(np.inf, gained), where=width > 0)      # no width: beyond every number
         over_b = values - ap50["B"] if "B" in ap50 and arm != "B" else None
         columns = {name: over_seeds(measured[arm], name) for name in MEASURES} | {"gap_closed": gap, "over_b": over_b}
         rows[arm] = {key: value for name, column in columns.items() for key, value in with_interval(name, column).items()}
@@ -82,8 +99,9 @@ def compare(measured: dict) -> dict:
 def format_arms(rows: dict) -> str:
     """The table as Markdown, which reads well in a terminal too. A row may have "what", "steps" and "minutes" besides."""
     def text(row, name, form=".3f"):
-        value, interval = row.get(name), row.get(f"{name}_interval")
-        return "-" if value is None else format(value, form) + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")
+        value, interval = row.get(name), row.get(f"{name}_interval", ())
+        within = " [-]" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else ""
+        return "-" if value is None else format(value, form) + within
     lines = [["arm", "trained on", "AP50 [95 %]", "AP [95 %]", "R@.5 [95 %]", "gap closed [95 %]", "AP50 over B [95 %]", "steps",
               "minutes with teachers"]]
     for arm, row in rows.items():

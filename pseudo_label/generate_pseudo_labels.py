@@ -101,13 +101,15 @@ def main(argv: list | None = None) -> None:
 
 
 def told(contents: dict, output) -> str:
-    """One line on what was generated, to be read before training: as many pseudo labels as are missing is what to expect."""
+    """One line on what was generated, to be read before training: as many pseudo labels as are missing is what to expect. Crowds and
+    difficult objects are never missing."""
+    from pseudo_label.policies import kept_counts
     pseudo = [each for each in contents["annotations"] if each.get("ispseudo")]
     ignored = sum(each.get("zone") == "ignore" for each in pseudo)
-    kept, info = len(contents["annotations"]) - len(pseudo), contents["info"]["pseudo"]
-    rate = info.get("keep_rate")
-    expected = f"; at a keep rate of {rate:.3f} about {round(kept * (1 / rate - 1))} are missing" if rate else ""
-    return f"{kept} labels, {len(pseudo) - ignored} pseudo labels, {ignored} ignored boxes by policy {info['policy']}{expected}; {output}"
+    kept, info = human(contents), contents["info"]["pseudo"]
+    rate, counted = info.get("keep_rate"), sum(kept_counts({**contents, "annotations": kept}).values())
+    expected = f"; at a keep rate of {rate:.3f} about {round(counted * (1 / rate - 1))} are missing" if rate else ""
+    return f"{len(kept)} labels, {len(pseudo) - ignored} pseudo labels, {ignored} ignored boxes by policy {info['policy']}{expected}; {output}"
 
 
 if __name__ == "__main__":

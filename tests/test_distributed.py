@@ -35,7 +35,7 @@ def network_and_batch(model):
     zones = no.clone()
     zones[0, 2] = True
     weights = torch.tensor([[1, 0.5, 0], [0.25, 0, 0], [0] * 3, [0] * 3])
-    targets = {"boxes": boxes, "labels": labels, "weights": weights, "ignore": no, "zone_ignore": zones, "sought": no,
+    targets = {"boxes": boxes, "labels": labels, "weights": weights, "ignore": no, "zone_ignore": zones, "uncounted": no,
                "masks": torch.randint(0, 2, (4, 3, 64, 64), dtype=torch.uint8)}
     return network, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.full((4, 2), 64), targets
 

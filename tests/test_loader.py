@@ -39,6 +39,7 @@ def test_collate_pads_right_and_bottom_to_a_multiple_of_32():
     assert batch["image_sizes"].tolist() == [[33, 64], [40, 20]]
     assert (batch["images"][1, :, :40, :20] == 9).all() and batch["images"][1].sum() == 9 * 3 * 40 * 20
     assert batch["labels"].tolist() == [[1, 0], [-1, -1]] and batch["weights"].tolist() == [[1, 1], [0, 0]]
+    assert batch["uncounted"].tolist() == [[True, False], [False, False]]          # the difficult one
     assert batch["boxes"].shape == (2, 2, 4) and not batch["ignore"].any() and batch["ignore"].shape == (2, 2)
     assert infos == [{"image_id": "wide", "orig_size": (66, 128), "window": (0, 0, 128, 66)},
                      {"image_id": "tall", "orig_size": (40, 20), "window": (0, 0, 20, 40)}]

@@ -400,6 +400,17 @@ def test_a_weak_teacher_leaves_zones_alone(tmp_path):
     assert "30 labels, 0 pseudo labels, 70 ignored boxes" in generate_pseudo_labels.told(result, "x.json")
 
 
+def test_crowds_and_difficult_objects_are_told_of_as_labels_but_mean_nothing_missing():
+    contents = instances([(id, id, 10, [0, 0, 8, 8]) for id in range(1, 31)], range(1, 31))
+    for place, key in enumerate(["iscrowd"] * 6 + ["ignore"] * 4 + ["difficult"] * 8):
+        contents["annotations"][place][key] = 1
+    contents["annotations"].append({**contents["annotations"][-1], "id": 31, "ispseudo": True})
+    contents["info"] = {"pseudo": {"policy": "count", "keep_rate": 0.4}}
+    # 30 labels, of which 12 could have been dropped: 12 * (1 / 0.4 - 1) = 18
+    assert generate_pseudo_labels.told(contents, "x.json") == (
+        "30 labels, 1 pseudo labels, 0 ignored boxes by policy count; at a keep rate of 0.400 about 18 are missing; x.json")
+
+
 def test_generating_refuses_in_one_sentence(tmp_path, capsys):
     partial, detections = written(tmp_path, "p.json", KEPT), written(tmp_path, "d.json", FOUND)
     words = [partial, "--detections", detections, "--output", tmp_path / "out.json"]
@@ -634,16 +645,58 @@ def test_resampled_ap_is_that_of_the_evaluation_and_counts_a_picture_as_often_as
     assert compare_arms.measure({}, truth, 2, once)["recall"] == 0
 
 
+def seeds(*values):
+    """What `measure` gives for seeds whose test pictures are all alike."""
+    return [{"ap50": np.full(1001, value), "ap": np.full(1001, value / 2), "recall": np.full(1001, value)} for value in values]
+
+
 def test_the_gap_and_its_intervals_by_hand():
-    def seeds(*values):
-        return [{"ap50": np.full(1001, value), "ap": np.full(1001, value / 2), "recall": np.full(1001, value)} for value in values]
     rows = compare_arms.compare({"A+": seeds(0.4, 0.4), "B": seeds(0.5, 0.5), "D": seeds(0.55, 0.65), "F": seeds(0.8, 0.8)})
     assert rows["B"]["gap_closed"] == pytest.approx(0.25) and rows["B"]["gap_closed_interval"] == pytest.approx([0.25, 0.25])
-    assert rows["D"]["ap50"] == pytest.approx(0.6) and rows["D"]["gap_closed_interval"] == pytest.approx([0.375, 0.625])
-    assert rows["D"]["over_b_interval"] == pytest.approx([0.05, 0.15]) and rows["F"]["gap_closed"] is None and rows["A+"]["over_b"] == pytest.approx(-0.1)
+    assert rows["D"]["ap50"] == pytest.approx(0.6) and rows["D"]["over_b"] == pytest.approx(0.1) and rows["F"]["gap_closed"] is None and rows["A+"]["over_b"] == pytest.approx(-0.1)
     alone = compare_arms.compare({"A": seeds(0.4)})["A"]
     assert alone["gap_closed"] is None and alone["over_b"] is None and alone["ap"] == pytest.approx(0.2) and alone["recall_interval"] == pytest.approx([0.4, 0.4])
     text = compare_arms.format_arms(rows)
-    assert "25% [25%, 25%]" in text and "+0.100 [+0.050, +0.150]" in text
-    same = compare_arms.compare({"A+": seeds(0.4), "C": seeds(0.4), "F": seeds(0.4)})["C"]
-    assert same["gap_closed"] is None and same["gap_closed_interval"] is None
+    assert "25% [25%, 25%]" in text and "-0.100 [-0.100, -0.100]" in text
+    for full in (0.4, 0.3):
+        none = compare_arms.compare({"A+": seeds(0.4), "C": seeds(0.4), "F": seeds(full)})["C"]
+        assert none["gap_closed"] is None and none["gap_closed_interval"] is None
+
+
+def test_a_few_seeds_have_the_interval_of_student():
+    # 1, 2, 3 times .1: the mean .2 has the standard error .1 / sqrt(3), and 97.5 % of a t distribution of 2 degrees of freedom lie below 4.303
+    half = 4.303 * 0.1 / 3 ** 0.5
+    rows = compare_arms.compare({"A+": seeds(0.0, 0.0, 0.0), "B": seeds(0.1, 0.1, 0.1), "D": seeds(0.1, 0.2, 0.3), "F": seeds(1.0, 1.0, 1.0)})
+    assert rows["D"]["ap50_interval"] == pytest.approx([0.2 - half, 0.2 + half], abs=0.05 * half)      # as near as 20000 draws come
+    assert rows["D"]["gap_closed_interval"] == pytest.approx(rows["D"]["ap50_interval"])
+    assert rows["D"]["over_b_interval"] == pytest.approx([end - 0.1 for end in rows["D"]["ap50_interval"]])
+    assert rows["B"]["ap50_interval"] == pytest.approx([0.1, 0.1])
+    moved = compare_arms.compare({"B": seeds(0.4, 0.5, 0.6), "D": seeds(0.45, 0.55, 0.65)})["D"]       # what moves all arms of a seed alike
+    assert moved["over_b_interval"] == pytest.approx([0.05, 0.05])
+
+
+@pytest.mark.parametrize("picture_spread, seed_spread", [(0.0, 0.02), (0.02, 0.02)])
+def test_an_interval_over_three_seeds_and_the_pictures_holds_the_truth_as_often_as_it_says(picture_spread, seed_spread):
+    rng, counts, held = np.random.default_rng(0), compare_arms.resamples(100), 0
+    for _ in range(200):
+        pictures = 0.5 + rng.normal(0, picture_spread * 10, 100)            # a measure that is a mean over 100 pictures
+        values = counts @ pictures / 100
+        one = {"A": [dict.fromkeys(compare_arms.MEASURES, values + rng.normal(0, seed_spread)) for _ in range(3)]}
+        low, high = compare_arms.compare(one)["A"]["ap50_interval"]
+        held += low <= 0.5 <= high
+    assert 0.91 < held / 200 < 0.995
+
+
+def test_a_gap_that_may_be_none_has_no_interval():
+    spread = np.array([-0.02, 0, 0.02])
+    near = compare_arms.compare({"A+": seeds(*0.60 + spread), "C": seeds(*0.62 - spread), "F": seeds(*0.63 + spread[[1, 0, 2]])})
+    assert near["C"]["gap_closed"] == pytest.approx(2 / 3) and near["C"]["gap_closed_interval"] is None
+    assert near["C"]["ap50_interval"] is not None and "67% [-] " in compare_arms.format_arms(near)
+    # by the pictures alone: F is no better than A+ in 24 or in 25 of 1000 resamples
+    plain = {"ap": np.zeros(1001), "recall": np.zeros(1001)}
+    arms = {name: [{**plain, "ap50": np.full(1001, value)}] for name, value in (("A+", 0.4), ("C", 0.5), ("F", 0.6))}
+    arms["F"][0]["ap50"][1:25] = 0.3
+    assert compare_arms.compare(arms)["C"]["gap_closed_interval"] == pytest.approx([0.5, 0.5])
+    arms["F"][0]["ap50"][25] = 0.4
+    row = compare_arms.compare(arms)["C"]
+    assert row["gap_closed"] == pytest.approx(0.5) and row["gap_closed_interval"] is None

@@ -1,4 +1,5 @@
 """The online mode: what a detection is taken for, from its agreement with kept labels alone; burn-in, ramp, warnings, resume; the strong view."""
+import copy
 import random
 
 import pytest
@@ -10,9 +11,11 @@ import dataset.strong_view
 import engine.teacher
 import train_voc
 from dataset.augment import MEAN_COLOUR
+from dataset.loader import collate
+from dataset.sample import make_target
 from dataset.strong_view import strong_view
 from engine.checkpoint import load_checkpoint
-from engine.teacher import FIRST_CHECK, Teacher, explain, repeats
+from engine.teacher import CHECKED_STEPS, Teacher, explain, repeats
 
 
 def teacher(keep_rate=0.5, burn_in=0.0, pseudo_weight=1.0, num_classes=2):
@@ -21,14 +24,15 @@ def teacher(keep_rate=0.5, burn_in=0.0, pseudo_weight=1.0, num_classes=2):
 
 
 def targets_of(*pictures):
-    """[[(box, label)]] of each picture -> targets, padded."""
+    """[[(box, label) or (box, label, uncounted)]] of each picture -> targets, padded."""
     rows = max(1, *map(len, pictures))
     targets = {"boxes": torch.zeros(len(pictures), rows, 4), "labels": torch.full((len(pictures), rows), -1), "weights": torch.zeros(len(pictures), rows),
                "ignore": torch.zeros(len(pictures), rows, dtype=torch.bool), "zone_ignore": torch.zeros(len(pictures), rows, dtype=torch.bool),
-               "sought": torch.zeros(len(pictures), rows, dtype=torch.bool)}
+               "uncounted": torch.zeros(len(pictures), rows, dtype=torch.bool)}
     for picture, objects in enumerate(pictures):
-        for row, (box, label) in enumerate(objects):
+        for row, (box, label, *uncounted) in enumerate(objects):
             targets["boxes"][picture, row], targets["labels"][picture, row], targets["weights"][picture, row] = torch.tensor(box), label, 1
+            targets["uncounted"][picture, row] = any(uncounted)
     return targets
 
 
@@ -70,15 +74,20 @@ def test_what_lies_on_a_surer_detection_is_no_second_one():
     assert not repeats(boxes[:, :0], scores[:, :0], labels[:, :0], among[:, :0]).any() and not repeats(boxes, torch.ones(1, 6), labels, among).any()
 
 
-def test_what_a_window_was_laid_around_explains_but_is_not_counted():
-    targets = targets_of([((0.0, 0, 40, 40), 0), ((100.0, 0, 140, 40), 0)])
-    targets["sought"][0, 0] = True
-    boxes = targets["boxes"]
-    hit, free = explain(boxes, torch.zeros(1, 2, dtype=torch.int64), targets)
+@pytest.mark.parametrize("field", ["sought", "difficult"])
+def test_what_is_labelled_or_in_view_not_by_chance_explains_but_is_not_counted(field):
+    target = make_target([(0, 0, 40, 40), (100, 0, 140, 40)], [0, 0], [False, False], "x", (64, 160))
+    batch, _ = collate([(torch.zeros(3, 64, 160, dtype=torch.uint8), {**target, field: torch.tensor([True, False])})])
+    targets = {name: tensor for name, tensor in batch.items() if name not in ("images", "image_sizes")}
+    hit, free = explain(targets["boxes"], torch.zeros(1, 2, dtype=torch.int64), targets)
     assert hit.tolist() == [[False, True]] and not free.any()
     judge, _ = teacher()
-    judge([found(*[(tuple(box), 0, 0.9) for box in boxes[0].tolist()])], targets, 0.5)
-    assert judge.state["counts"].sum(0)[[90, -1]].tolist() == [1, 1] and judge.state["counts"].sum() == 2
+    detections = [found(*[(tuple(box), 0, 0.9) for box in targets["boxes"][0].tolist()], ((60.0, 0, 90, 40), 0, 0.9))]
+    for _ in range(8):
+        filled, _ = judge(detections, targets, 0.5)
+    counted = sum(engine.teacher.MEMORY ** step for step in range(8))            # a step: one hit, one other, one kept box
+    assert judge.state["counts"].sum(0)[[90, 190, -1]].tolist() == pytest.approx([counted] * 3) and judge.state["counts"].sum() == pytest.approx(3 * counted)
+    assert filled["labels"].tolist() == [[0, 0, 0]] and filled["uncounted"][0, -1].item() is False          # what the teacher adds is not one of these
 
 
 def test_how_likely_by_hand(monkeypatch):
@@ -106,18 +115,20 @@ def test_what_is_near_a_score_counts_there_too():
     assert likely[0, 60] < likely[0, 70] < 0.5 < likely[0, 80] <= likely[0, 90] and (likely.diff() >= 0).all() and torch.isfinite(likely).all()
 
 
-def world(rng, keep, learnt, pictures=4):
+def world(rng, keep, learnt, difficult=0.0, empty_score=0.25, pictures=4):
     """(detections, targets, for each detection without a kept box whether it is real): objects on a grid, detected with high scores,
-    and places without an object, detected with low ones; those which keep a label score higher by `learnt` than the others."""
+    and places without an object, detected with low ones; those which keep a label score higher by `learnt` than the others. A share of
+    the objects is difficult, and keeps its label always."""
     truth, results, kept_of = [], [], []
     for _ in range(pictures):
         objects, kept, real = [], [], []
         for place in range(16):
             x, y = 50.0 * (place % 4), 50.0 * (place // 4)
             box, label, is_object = (x, y, x + 30, y + 30), place % 2, rng.random() < 0.5
-            score = min(max(rng.gauss(0.6, 0.15) if is_object else rng.gauss(0.25, 0.15), 0.0), 1.0)
-            if is_object and rng.random() < keep:
-                kept.append((box, label))
+            score = min(max(rng.gauss(0.6, 0.15) if is_object else rng.gauss(empty_score, 0.15), 0.0), 1.0)
+            is_difficult = is_object and difficult > 0 and rng.random() < difficult
+            if is_difficult or is_object and rng.random() < keep:
+                kept.append((box, label, is_difficult))
                 score = min(score + learnt, 1.0)
             else:
                 real.append((box, is_object))
@@ -147,6 +158,20 @@ def test_what_is_added_is_as_often_real_as_it_says_and_most_of_what_is_missing_i
             open_ += sum(places[tuple(box.tolist())] for box in boxes[zones])
     assert real / added > (0.9 if known else 0.85) and real / missing > 0.3 and (real + open_) / missing > (0.55 if learnt else 0.9)
     assert float(judge.rate()) == pytest.approx(keep, abs=0.1) and not said
+
+
+def test_difficult_objects_which_are_all_labelled_do_not_make_the_others_more_likely():
+    judge, _ = teacher(keep_rate=0.3)
+    rng, added, real, believed = random.Random(0), 0, 0, 0.0
+    for step in range(150):
+        detections, targets, truth = world(rng, 0.3, 0, difficult=0.3, empty_score=0.45)
+        filled, _ = judge(detections, targets, 0.5)
+        new = slice(targets["boxes"].shape[1], None)
+        for boxes, weights, places in zip(filled["boxes"][:, new], filled["weights"][:, new], truth, strict=True):
+            if step >= 50:
+                is_real = [places[tuple(box.tolist())] for box in boxes[weights > 0]]
+                added, real, believed = added + len(is_real), real + sum(is_real), believed + float(weights.sum())
+    assert added > 300 and real / added == pytest.approx(believed / added, abs=0.07)
 
 
 def surely(judge, steps, progress, kept=5, free=2, score=0.9):
@@ -184,25 +209,42 @@ def test_no_detections_no_labels_and_no_pictures_with_any_change_nothing():
 
 def test_complete_labels_get_no_boxes_and_a_warning_at_once_and_then_less_and_less_often():
     judge, said = teacher(keep_rate=None)
-    _, numbers = surely(judge, FIRST_CHECK - 1, 0.5, free=0)
+    _, numbers = surely(judge, CHECKED_STEPS - 1, 0.5, free=0)
     assert numbers == {"pseudo": 0, "zones": 0} and not said
     surely(judge, 1, 0.5, free=0)
-    assert len(said) == 1 and said[0].startswith("WARNING: the teacher has not added one pseudo box in 50 steps (kept boxes 5.00 a picture, keep rate 1.00 as estimated)")
-    surely(judge, 2 * FIRST_CHECK - 1, 0.5, free=0)
-    assert len(said) == 1
+    assert len(said) == 1 and said[0].startswith(
+        "WARNING: the teacher has not added one pseudo box in the last 50 steps (kept boxes 5.00 a picture, keep rate 1.00 as estimated)")
+    for step in range(CHECKED_STEPS + 1, 751):
+        before = len(said)
+        surely(judge, 1, 0.5, free=0)
+        assert len(said) == before + (step in (150, 350, 750))
+
+
+def test_boxes_that_vanish_or_explode_late_are_told_of_within_two_checks_and_also_after_a_resume():
+    judge, said = teacher(keep_rate=0.5)
+    surely(judge, 160, 0.5)
+    resumed, said_then = teacher(keep_rate=0.5)
+    resumed.state = copy.deepcopy(judge.state)
+    surely(judge, 89, 0.5, free=0)
+    assert not said                                         # steps 151 to 200 had some
     surely(judge, 1, 0.5, free=0)
-    assert "in 100 steps" in said[1]
+    assert len(said) == 1 and "has not added one pseudo box in the last 50 steps" in said[0]
+    judge.likely = resumed.likely = lambda *_: torch.ones(2, 100)
+    surely(judge, 50, 0.5, kept=1, free=9)                  # another warning: the pause of the first is not its own
+    assert len(said) == 2 and "adds 9.00 pseudo boxes a picture" in said[1]
+    surely(resumed, 90, 0.5, kept=1, free=9)
+    assert len(said_then) == 1 and "adds 9.00 pseudo boxes a picture, over 3 times" in said_then[0]
 
 
 def test_more_boxes_than_there_can_be_objects_are_told_of():
     judge, said = teacher(keep_rate=0.5)
     judge.likely = lambda *_: torch.ones(2, 100)            # a teacher that believes itself
-    surely(judge, FIRST_CHECK, 0.5, kept=1, free=6)
+    surely(judge, CHECKED_STEPS, 0.5, kept=1, free=6)
     assert not said
-    surely(judge, 2 * FIRST_CHECK, 0.5, kept=1, free=7)
+    surely(judge, CHECKED_STEPS, 0.5, kept=1, free=7)
     assert said[0].startswith("WARNING: the teacher adds 7.00 pseudo boxes a picture, over 3 times as many as there can be objects (kept boxes 1.00 a picture, keep rate 0.50)")
     judge, said = teacher(keep_rate=0.5, burn_in=0.5)
-    surely(judge, 2 * FIRST_CHECK, 0.5, kept=1, free=7)
+    surely(judge, 2 * CHECKED_STEPS, 0.5, kept=1, free=7)
     assert not said                                            # before the burn-in is over nothing is expected
 
 
