@@ -88,12 +88,16 @@ def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
 
 
 def _good_pictures(path: Path, entries: list, images: Path) -> list:
-    from dataset.pictures import upright_size
-    good, bad = [], []
-    for each in entries:
+    from dataset.pictures import undecodable, upright_size
+    files = [images / str(each["file_name"]) for each in entries]
+    undecoded, good = undecodable(files), []
+    bad = [*undecoded.values()]
+    for each, file in zip(entries, files, strict=True):
+        if file in undecoded:
+            continue
         try:
             said = (each["height"], each["width"]) if each.get("height") and each.get("width") else None
-            upright_size(images / str(each["file_name"]), said, f"{path}: image {each['id']}: its size")
+            upright_size(file, said, f"{path}: image {each['id']}: its size")
             good.append(each)
         except ValueError as error:
             bad.append(str(error))
