@@ -15,7 +15,7 @@ the original pictures. Into --output go
     precision_recall.png, confusion_matrix.png
     pictures/                a few pictures, ground truth dashed, detections on top
 
-and replace what an earlier evaluation left there.
+and replace what an earlier evaluation left there, as its metrics.json lists it; files of yours are not touched.
 """
 import argparse
 import os

@@ -7,6 +7,7 @@ from pathlib import Path
 from flags import chosen_checkpoint, input_sizes
 
 PICTURES_DRAWN = 8
+FILES = ("metrics.json", "detections.json", "precision_recall.png", "confusion_matrix.png")     # and pictures/NAME.jpg
 
 
 def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data, evaluate) -> dict:
@@ -28,6 +29,10 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     dataset, which = open_data(flags, checkpoint)
     for note in [*dataset.notes, *dataset.skipped]:
         print(f"note: {note}")
+    output = Path(flags.output) if "output" in flags else path.parent / "eval"
+    files = [*FILES, *drawn_files(dataset).values()]
+    earlier = files_of_earlier(output, files)
+    (output / "pictures").mkdir(parents=True, exist_ok=True)
     told = ", ".join(f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in which.items())
     print(f"{path} on {told}: {len(dataset)} pictures, on {device}")
 
@@ -41,12 +46,12 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     truth = dataset.truth()
     metrics = evaluate(detections, truth, dataset.classes) | {
         "checkpoint": str(path), **which, "input": sizes, "device": str(device),
-        "seconds_per_picture": round(seconds, 4), "skipped": len(dataset.skipped),
+        "seconds_per_picture": round(seconds, 4), "skipped": len(dataset.skipped), "files": files,
     }
     print(format_table(metrics))
 
-    output = Path(flags.output) if "output" in flags else path.parent / "eval"
-    output.mkdir(parents=True, exist_ok=True)
+    for name in earlier:
+        (output / name).unlink(missing_ok=True)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     sizes = {image_id: target["orig_size"] for image_id, target in truth.items()}
     results = coco_results(detections, dataset.category_ids, dataset.image_ids, sizes)
@@ -56,10 +61,31 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     return metrics
 
 
-def plot(detections, ground_truth, dataset, score_threshold, output):
-    """The two plots, and drawn pictures evenly spread over the data set, with the detections of `score_threshold` or
-    more; None, where nothing was hit at any, is 0.3.
+def drawn_files(dataset) -> dict:
+    """{index of a picture: its drawn copy, below the output folder}, evenly spread over the data set."""
+    return {index: f"pictures/{dataset.ids[index].replace('/', '_')}.jpg" for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN))}
+
+
+def files_of_earlier(output: Path, files: list) -> list:
+    """What an earlier evaluation wrote into `output`, as its metrics.json lists it. Raises ValueError where one of `files`, which
+    are to be written, is there already and is somebody else's.
     """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output}: is a file, must be a folder")
+    try:
+        listed = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["files"]
+        earlier = [name for name in listed if name in FILES or name == f"pictures/{Path(name).name}"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        earlier = []
+    for name in files:
+        if name not in earlier and (output / name).exists():
+            raise ValueError(f"--output {output}: holds {name}, which its metrics.json does not list as a file of an earlier evaluation; "
+                             "name another folder, or move it away")
+    return earlier
+
+
+def plot(detections, ground_truth, dataset, score_threshold, output):
+    """The two plots, and the drawn pictures, with the detections of `score_threshold` or more; None, where nothing was hit at any, is 0.3."""
     from dataset.pictures import read_picture
     from evaluation.plots import plot_confusion_matrix, plot_precision_recall
     from util.draw import draw_detections
@@ -68,10 +94,7 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
     classes = dataset.classes
     plot_precision_recall(detections, ground_truth, classes, output / "precision_recall.png")
     plot_confusion_matrix(detections, ground_truth, classes, output / "confusion_matrix.png", score_threshold)
-    (output / "pictures").mkdir(exist_ok=True)
-    for old in (output / "pictures").glob("*.jpg"):
-        old.unlink()
-    for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN)):
+    for index, name in drawn_files(dataset).items():
         truth, found = dataset.target(index), detections[dataset.ids[index]]
         sure = found["scores"] >= (0.3 if score_threshold is None else score_threshold)
         names = [classes[label] for label in truth["labels"]]
@@ -80,4 +103,4 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
         found = {name: values[sure] for name, values in found.items()}
         masks = paste_masks(found["masks"], found["boxes"], truth["orig_size"]) if "masks" in found else None
         picture = draw_detections(picture, found["boxes"], [classes[label] for label in found["labels"]], found["scores"], classes, masks=masks)
-        picture.save(output / "pictures" / f"{dataset.ids[index].replace('/', '_')}.jpg", quality=92)
+        picture.save(output / name, quality=92)

@@ -48,6 +48,29 @@ def test_pictures_of_an_earlier_evaluation_go_and_other_files_stay(tmp_path, fol
     assert sorted(path.name for path in pictures.iterdir()) == [*(f"{name}.jpg" for name in names), "notes.txt"]
 
 
+def test_files_of_somebody_else_in_the_output_folder_are_kept(tmp_path, folder, monkeypatch, capsys):
+    words = ["--checkpoint", colour_checkpoint(tmp_path / "best.pth", monkeypatch), "--data", folder, "--workers", 0, "--split", "val", "--output"]
+    mine = tmp_path / "mine" / "pictures" / "holiday.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for _ in range(2):                          # the second one replaces what the first one wrote
+        eval_voc.main([*map(str, words), str(tmp_path / "mine")])
+        assert mine.read_text() == "mine"
+    for name in ("metrics.json", "precision_recall.png", f"pictures/{(folder / 'ImageSets/Main/val.txt').read_text().split()[0]}.jpg"):
+        file = tmp_path / name.partition(".")[0] / name
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        assert f"holds {name}, which" in refusal(eval_voc.main, [*words, tmp_path / name.partition(".")[0]], capsys)
+        assert file.read_text() == "{}"
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_evaluated(tmp_path, folder, monkeypatch, capsys):
+    checkpoint, file = colour_checkpoint(tmp_path / "best.pth", monkeypatch), tmp_path / "out"
+    file.write_text("mine")
+    monkeypatch.setattr("engine.predict.predict", lambda *_, **__: pytest.fail("it was evaluated"))
+    assert f"--output {file}: is a file" in refusal(eval_voc.main, ["--checkpoint", checkpoint, "--data", folder, "--output", file], capsys)
+
+
 def test_flags_override_the_checkpoint_and_choose_split_and_output(tmp_path, folder, monkeypatch):
     checkpoint = colour_checkpoint(tmp_path / "best.pth", monkeypatch)
     metrics = run(checkpoint, folder, "--split", "train", "--min-size", "192", "--output", str(tmp_path / "out"))
