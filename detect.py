@@ -11,12 +11,13 @@ Into --output go the drawn copies (videos as mp4), named as the inputs are below
 common, so that a/1.jpg and b/1.jpg both stay; and one detections.json:
 
     [{"image": "a/1.jpg", "width": 640, "height": 480,
-      "detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": "nail"}]}]
+      "detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": "nail"}], "drawn": "detections/a/1.jpg"}]
 
 Boxes are in the pixels of the upright original, the best first. Where the network finds masks, each detection has a
 "segmentation" too, the RLE of COCO json {"size": [h, w], "counts": "..."}, as pycocotools.mask.decode takes it. A video has an entry for each frame, with its "frame"
-number from 0. What an earlier call left there is replaced. Inputs that cannot be read are named at the end, after all
-others are done; the exit code is then 2.
+number from 0. What an earlier call left there, as its detections.json lists it, is no input and is replaced; any other file
+that is there already stays, and is an error. Inputs that cannot be read, or not to their end, are named at the end, after
+all others are done; the exit code is then 2.
 """
 import argparse
 import glob
@@ -57,12 +58,20 @@ def detect_inputs(args):
     if videos or args.show or "webcam" in args:
         check_opencv(window=args.show)
     output = Path(args.output)
+    earlier = earlier_copies(output)
+    pictures, videos = leave_out(earlier, output, pictures, videos)
     targets = drawn_copies([*pictures, *videos], output)
     clips = [(str(video), video, targets[video]) for video in videos]
     if "webcam" in args:
         clips = [(args.webcam, Path(f"webcam_{args.webcam}"), output / f"webcam_{args.webcam}.mp4")]
+    for target in (*targets.values(), *(clip[2] for clip in clips)):
+        if os.path.abspath(target) not in earlier and target.exists():
+            raise ValueError(f"--output {output}: {target} is there already and is no drawn copy that detections.json there lists; "
+                             "name another folder, or move it away")
     detector = Detector(args)
     output.mkdir(parents=True, exist_ok=True)
+    for path in earlier:
+        Path(path).unlink(missing_ok=True)
     entries, failed, started = [], [], time.perf_counter()
     try:
         detect_pictures(pictures, targets, detector, args, entries, failed)
@@ -97,6 +106,34 @@ def find_inputs(paths):
             if not here:
                 raise
     return list(pictures), list(videos)
+
+
+def earlier_copies(output):
+    """The absolute paths of the drawn copies that an earlier call left in `output`, as its detections.json lists them.
+
+    Raises ValueError for a detections.json that is none of this program's, and would be replaced.
+    """
+    file = output / "detections.json"
+    if not file.exists():
+        return set()
+    try:
+        copies = {os.path.abspath(entry["drawn"]) for entry in json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"--output {output}: its detections.json is none that detect.py writes now, and would be replaced; "
+                         "name another folder, or move it away") from None
+    return {path for path in copies if Path(path).is_relative_to(os.path.abspath(output)) and os.path.isfile(path)}
+
+
+def leave_out(earlier, output, pictures, videos):
+    """(pictures, videos) without the drawn copies of an earlier call. Raises ValueError where there are no others."""
+    inputs = len(pictures) + len(videos)
+    pictures, videos = ([path for path in paths if os.path.abspath(path) not in earlier] for paths in (pictures, videos))
+    count = inputs - len(pictures) - len(videos)
+    if count and count == inputs:
+        raise ValueError(f"--output {output}: all {count} inputs are drawn copies of an earlier call there; name another folder")
+    if count:
+        print(f"left out: {count} inputs that are drawn copies of an earlier call in {output}")
+    return pictures, videos
 
 
 def drawn_copies(inputs, output):
@@ -198,8 +235,9 @@ def detect_pictures(pictures, targets, detector, args, entries, failed):
     from dataset.video import show
 
     for image, entry in detector(read_ahead(pictures, args.workers, failed)):
-        entries.append(entry)
-        drawn, target = detector.draw(image, entry), targets[Path(entry["image"])]
+        target = targets[Path(entry["image"])]
+        entries.append(entry | {"drawn": target.as_posix()})
+        drawn = detector.draw(image, entry)
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target, quality=92)
         print(f"{entry['image']}  {entry['width']}x{entry['height']}  {describe([entry])}")
@@ -217,11 +255,13 @@ def detect_video(source, path, target, detector, args, entries, failed):
         with VideoReader(source) as video, VideoWriter(target, video.rate) as writer:
             bar = tqdm(video, desc=str(path), total=video.count, unit="frame", dynamic_ncols=True)
             for image, entry in detector(((path, frame) for frame in bar), batch_size):
-                entries.append(entry | {"frame": len(entries) - first})
+                entries.append(entry | {"frame": len(entries) - first, "drawn": target.as_posix()})
                 drawn = detector.draw(image, entry)
                 writer.write(drawn)
                 if args.show and not show(drawn, wait_ms=1):
                     break
+            else:
+                video.check_end()
     except ValueError as error:
         failed.append(str(error))
     print(f"{path}  {len(entries) - first} frames  {describe(entries[first:])}")

@@ -28,7 +28,8 @@ class VideoReader:
 
     rate    frames a second, 25 where the source does not say
     count   the number of frames it announces, None where it does not
-    Raises ValueError where not one frame can be read. A damaged file just ends early: OpenCV says no more.
+    Raises ValueError where not one frame can be read. A damaged file just ends early: OpenCV says no more, and `check_end`
+    tells afterwards.
     """
 
     def __init__(self, source):
@@ -38,15 +39,25 @@ class VideoReader:
         rate, count = self.capture.get(cv2.CAP_PROP_FPS), self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if 0 < rate < 1000 else 25.0
         self.count = round(count) if count > 0 else None
+        self.frames, self.seconds = 0, 0.0      # that have come so far
 
     def __iter__(self):
+        import cv2
+
         found, frame = self.capture.read()
         if not found:
             name = f"--webcam {self.source}" if isinstance(self.source, int) else self.source
             raise ValueError(f"{name}: OpenCV can read no frame of it")
         while found:
+            self.frames, self.seconds = self.frames + 1, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             yield torch.from_numpy(frame[:, :, ::-1].copy()).permute(2, 0, 1)
             found, frame = self.capture.read()
+
+    def check_end(self):
+        """Raises ValueError where clearly less came than the file announces: fewer frames, and less time too, because some
+        containers know their duration only and guess the frames from it."""
+        if self.count and self.frames + 5 < 0.9 * self.count and self.seconds < 0.9 * self.count / self.rate:
+            raise ValueError(f"{self.source}: ends after {self.frames} of the {self.count} frames that it announces")
 
     def __enter__(self):
         return self

@@ -46,12 +46,12 @@ def test_boxes_are_in_the_pixels_of_the_original(checkpoint, tmp_path, capsys):
     draw_picture(tmp_path / "in" / "2.png", size=(96, 128))
     entries = run(checkpoint, "in", "--min-size", 192)
     first, second = entries
-    assert first.keys() == {"image", "width", "height", "detections"}
+    assert first.keys() == {"image", "width", "height", "detections", "drawn"}
     assert (first["image"], first["width"], first["height"]) == ("in/1.png", 128, 96)
     assert boxes_of(first)["disc"] == pytest.approx([16, 8, 48, 40], abs=1.0)
     assert boxes_of(first)["slab"] == pytest.approx([64, 32, 120, 88], abs=1.0)
     assert first["detections"][0]["score"] == 0.9
-    assert second == {"image": "in/2.png", "width": 96, "height": 128, "detections": []}
+    assert second == {"image": "in/2.png", "width": 96, "height": 128, "detections": [], "drawn": "out/2.png"}
 
     drawn = Image.open("out/1.png")
     assert drawn.size == (128, 96) and drawn.tobytes() != Image.open("in/1.png").tobytes()
@@ -108,6 +108,30 @@ def test_the_originals_are_never_overwritten(checkpoint, tmp_path, capsys):
     assert "--output in" in refusal(detect.main, ["in", "--checkpoint", checkpoint, "--output", "in"], capsys)
 
 
+def test_files_of_somebody_else_in_the_output_folder_are_kept(checkpoint, tmp_path, capsys):
+    own, _ = (draw_picture(tmp_path / name, (0, 0, 20, 20)).read_bytes() for name in ("ph/a.png", "ph/sub/a.png"))
+    words = ["--checkpoint", checkpoint, "--output"]
+    assert "ph/a.png is there already" in refusal(detect.main, ["ph/sub", *words, "ph"], capsys)
+    run(checkpoint, "ph/sub")
+    Path("ph/detections.json").write_bytes(Path("out/detections.json").read_bytes())      # beside the pictures it says nothing of them
+    assert "ph/a.png is there already" in refusal(detect.main, ["ph/sub", *words, "ph"], capsys)
+    assert Path("ph/a.png").read_bytes() == own
+    Path("ph/detections.json").write_text('[{"image_id": 1}]')
+    assert "its detections.json is none that detect.py writes" in refusal(detect.main, ["ph/sub", *words, "ph"], capsys)
+
+
+def test_drawn_copies_of_an_earlier_call_are_no_input_and_are_replaced(checkpoint, tmp_path, capsys):
+    for name in ("1.png", "sub/2.png"):
+        draw_picture(tmp_path / name, (0, 0, 20, 20))
+    for _ in range(2):
+        assert [entry["image"] for entry in run(checkpoint, "**/*.png")] == ["1.png", "sub/2.png"]
+    assert "left out: 2 inputs that are drawn copies of an earlier call in out" in capsys.readouterr().out
+    Path("out/notes.txt").write_text("mine")
+    run(checkpoint, "1.png")
+    assert sorted(path.name for path in Path("out").rglob("*.*")) == ["1.png", "detections.json", "notes.txt"]
+    assert "all 1 inputs are drawn copies" in refusal(detect.main, ["out/1.png", "--checkpoint", checkpoint, "--output", "out"], capsys)
+
+
 @pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
 def test_a_bad_checkpoint_is_refused_by_name(kind, tmp_path, capsys):
     picture, path = draw_picture(tmp_path / "1.png"), bad_checkpoint(kind, tmp_path / "some.pth")
@@ -146,6 +170,21 @@ def test_a_video_comes_back_drawn_with_an_entry_a_frame(checkpoint, tmp_path):
         assert boxes_of(entry)["disc"] == pytest.approx([10 * number, 20, 10 * number + 40, 60], abs=2)
     capture = cv2.VideoCapture("out/clip.avi.mp4")
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+
+
+def test_a_video_that_ends_early_is_named(checkpoint, tmp_path, capsys):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 96))
+    for seed in range(40):
+        writer.write(torch.randint(0, 256, (96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)).numpy())
+    writer.release()
+    data = Path("clip.avi").read_bytes()
+    Path("clip.avi").write_bytes(data[:len(data) // 2])
+    with pytest.raises(SystemExit) as stop:
+        run(checkpoint, "clip.avi")
+    entries = json.loads(Path("out/detections.json").read_text())
+    assert stop.value.code == 2 and 10 < len(entries) < 30
+    assert f"clip.avi: ends after {len(entries)} of the 40 frames" in capsys.readouterr().err
 
 
 def test_a_camera_is_drawn_shown_and_kept_until_a_key_ends_it(checkpoint, tmp_path, monkeypatch):
