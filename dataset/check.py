@@ -4,7 +4,7 @@
 
 Every XML file is parsed and every picture decoded. An error is what training would stop at (or, with --skip-bad, leave
 out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
-mistake in the command, else 0.
+mistake in the command or a file that the system refuses, 130 after Ctrl-C, else 0.
 """
 import argparse
 import hashlib
@@ -233,7 +233,10 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         report = check(flags.folders, flags.split)
-    except ValueError as error:
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(report, indent=2) if flags.json else format_report(report))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,7 +72,9 @@ def upright_size(path, said, where):
     """
     height, width = picture_size(path)
     if said not in (None, (height, width)):
-        turned = ", its size before the EXIF rotation," if said == (width, height) else ""
+        with _opened(path) as image:
+            why = "its size before the EXIF rotation" if exif_orientation(image) >= 5 else "width and height exchanged"
+        turned = f", {why}," if said == (width, height) else ""
         raise ValueError(f"{where} is {said[1]}x{said[0]}{turned} but {path} is {width}x{height} upright; "
                          "the boxes must be in upright pixels")
     return height, width

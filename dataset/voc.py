@@ -1,4 +1,5 @@
 """Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name."""
+import codecs
 import math
 import re
 from pathlib import Path
@@ -127,15 +128,23 @@ def find_splits(folder) -> dict[str, Path]:
     found = {}
     for part in ("Main", "Segmentation", ""):
         for path in sorted((Path(folder) / "ImageSets" / part).glob("*.txt"), key=natural_order):
-            found.setdefault(path.stem, path)
+            if not path.name.startswith("."):       # macOS's ._train.txt
+                found.setdefault(path.stem, path)
     return found
 
 
 def read_split(path, known=()):
     """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
-    suffix too, unless the line as it stands is one of the `known` ids."""
-    ids = []
-    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
+    suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by its
+    first bytes, UTF-16."""
+    data, ids = Path(path).read_bytes(), []
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        lines = data.decode(encoding).splitlines()
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if encoding == "utf-16" else "UTF-8"
+        raise ValueError(f"{path}: is not {kind}, byte {error.start + 1} is 0x{data[error.start]:02x}; save it as UTF-8") from None
+    for line in lines:
         line = line.strip()
         if line and line not in known:
             line = re.sub(r"\s+[+-]?[01]$", "", line)

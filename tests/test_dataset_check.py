@@ -137,6 +137,15 @@ def test_a_mistake_in_the_command_is_one_sentence_and_exit_code_two(tmp_path, ca
     assert raised.value.code == 2
 
 
+@pytest.mark.parametrize("error, code", [(PermissionError(13, "Permission denied", "secret"), 2), (KeyboardInterrupt(), 130)])
+def test_what_stops_the_doctor_is_no_traceback(error, code, monkeypatch, capsys):
+    def stopped(*_):
+        raise error
+    monkeypatch.setattr("dataset.check.check", stopped)
+    assert main(["data"]) == code
+    assert ("secret" if code == 2 else "interrupted") in capsys.readouterr().err
+
+
 def test_the_command_prints_json(voc_folder):
     command = [sys.executable, "-m", "dataset.check", voc_folder, "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -128,12 +128,27 @@ def test_xml_written_for_the_picture_before_its_exif_rotation_is_refused(beside)
     assert VOCDataset(folder).size(0) == (50, 100)
 
 
+def test_xml_with_width_and_height_exchanged_is_told_so(beside):
+    with pytest.raises(ValueError, match="a.xml: <size> is 50x100, width and height exchanged, but .*a.jpg is 100x50 upright"):
+        VOCDataset(beside("a", size=(100, 50)))
+
+
 def test_lists_may_have_crlf_a_byte_order_mark_flags_suffixes_and_repeats(voc_folder):
     path = voc_folder / "ImageSets/Main/odd.txt"
     path.write_bytes(b"\xef\xbb\xbf0003  1\r\n0001 -1\r\n\r\n0003  1\r\n0000.jpg\r\n")
     dataset = VOCDataset(voc_folder, "odd")
     assert dataset.ids == ["0003", "0001", "0000"]
     assert "1 ids are listed more than once" in dataset.notes[0]
+
+
+def test_lists_may_be_utf16_and_what_is_no_text_is_refused_by_name(voc_folder):
+    lists = voc_folder / "ImageSets/Main"
+    (lists / "._train.txt").write_bytes(b"\x00\x05\x16\x07\xff")
+    (lists / "wide.txt").write_text("0003\r\n0001\r\n", encoding="utf-16")
+    assert "._train" not in find_splits(voc_folder) and VOCDataset(voc_folder, "wide").ids == ["0003", "0001"]
+    (lists / "latin.txt").write_bytes("0003\nBär\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.txt: is not UTF-8, byte 7 is 0xe4; save it as UTF-8"):
+        VOCDataset(voc_folder, "latin")
 
 
 def test_an_id_may_contain_blanks_and_end_in_a_flag(beside):
@@ -151,7 +166,7 @@ def test_lists_of_the_segmentation_folder_count_where_main_has_none(voc_folder):
     assert set(find_splits(voc_folder)) == {"train", "val", "test", "trainval", "seg"}
 
 
-@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".Png", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".jfif", ".Png", ".bmp", ".webp"])
 def test_the_picture_is_found_by_its_stem_over_suffixes_of_any_case(beside, suffix):
     folder = beside("a", [("nail", (1, 1, 10, 10))], suffix=suffix)
     assert VOCDataset(folder).pictures == [folder / f"a{suffix}"]
