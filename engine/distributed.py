@@ -6,6 +6,7 @@ picture weighs the same wherever it was computed.
 import atexit
 import ctypes
 import os
+import re
 from datetime import timedelta
 
 import torch
@@ -14,22 +15,21 @@ from torch import Tensor, nn
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU. Raises ValueError for "cuda" where there is none."""
+    """"auto" is CUDA where there is one, else the CPU. Raises ValueError for "cuda" where there is none, and for any other kind of device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
+        raise ValueError(f"--device is {name!r}, not one of auto, cpu, cuda, cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: torch {torch.__version__} sees no CUDA device on this machine")
     if "LOCAL_RANK" in os.environ and name.startswith("cuda"):
         if name != "cuda":
             raise ValueError(f"--device {name}: under torchrun each process takes the GPU of its own rank; say cuda or auto")
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device is {name!r}, not one of auto, cpu, cuda, cuda:N") from None
+    if name.startswith("cuda:") and int(name[5:]) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+    device = torch.device(name)
     if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
         torch.cuda.set_device(device.index or 0)
     if device.type == "cpu":
         keep_freed_memory()

@@ -111,7 +111,8 @@ def test_ranks_under_ddp_give_the_gradient_of_one_device(model, tmp_path):
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert select_device("auto").type == "cpu"
-    for name, words in (("cuda", "sees no CUDA device"), ("tpu3", "not one of auto")):
+    for name, words in (("cuda", "sees no CUDA device"), ("tpu3", "not one of auto"),
+                        *((name, "not one of auto, cpu, cuda, cuda:N") for name in ("mps", "meta", "xpu", "cuda:", "cuda:-1", "cpu:1"))):
         try:
             select_device(name)
             raise AssertionError(name)
