@@ -1,7 +1,7 @@
 """Backbones: normalised pictures in, [C2, C3, C4, C5] out (strides 4, 8, 16, 32). `BACKBONES` is the one list of them.
 
 The ResNets and RegNet are torchvision's, EfficientNet-Lite0 is written here (torchvision has none), and "timm:NAME" takes
-any network of an installed timm that can give features. Each has `.channels` of C2 to C5 and `.early()`: the modules up
+any network of an installed timm that can give features, with random weights. Each has `.channels` of C2 to C5 and `.early()`: the modules up
 to stride 4, whose general features a detector with pre-trained weights need not learn again.
 """
 import torch
@@ -124,7 +124,7 @@ class TimmBody(nn.Module):
             raise ValueError(f"backbone timm:{name}: timm is not installed (pip install timm)") from None
         try:
             reductions = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
-        except RuntimeError as error:       # an unknown name, or a network without features
+        except Exception as error:          # an unknown name, or a network without features
             raise ValueError(f"backbone timm:{name}: timm cannot make it: {' '.join(str(error).split())}") from None
         missing = [stride for stride in (4, 8, 16, 32) if stride not in reductions]
         if missing:
@@ -132,6 +132,15 @@ class TimmBody(nn.Module):
         indices = [reductions.index(stride) for stride in (4, 8, 16, 32)]
         self.network = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
         self.channels = self.network.feature_info.channels()
+        try:
+            with torch.no_grad():           # many transformers take pictures of one size only, or give [B, H, W, C]
+                shapes = [tuple(features.shape) for features in self.network.eval()(torch.zeros(1, 3, 64, 96))]
+        except Exception as error:
+            raise ValueError(f"backbone timm:{name}: it cannot take pictures of any size: {' '.join(str(error).split())}") from None
+        self.network.train()
+        expected = [(1, channels, 64 // stride, 96 // stride) for channels, stride in zip(self.channels, (4, 8, 16, 32), strict=True)]
+        if shapes != expected:
+            raise ValueError(f"backbone timm:{name}: of a picture of 64x96 px its features are {shapes}, must be {expected}")
 
     def early(self) -> list[nn.Module]:
         return []

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import nms
 
@@ -67,14 +68,28 @@ class TimmStub(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 1), norm(4))
         self.feature_info = SimpleNamespace(reduction=lambda: [4, 8, 16, 32], channels=lambda: [4, 4, 4, 4])
 
+    def forward(self, x):
+        return [super(TimmStub, self).forward(F.avg_pool2d(x, stride)) for stride in (4, 8, 16, 32)]
+
+
+class ChannelsLastStub(TimmStub):
+    def forward(self, x):
+        return [features.permute(0, 2, 3, 1) for features in super().forward(x)]
+
+
+class OneSizeStub(TimmStub):
+    def forward(self, x):
+        assert x.shape[-2:] == (224, 224), "Input height (64) doesn't match model (224)"
+        return super().forward(x)
+
 
 @pytest.fixture
 def timm(monkeypatch):
-    """A stub of timm that knows the networks "plain" and "fused"."""
+    """A stub of timm that knows four networks."""
     def create_model(name, **options):
-        if name not in ("plain", "fused"):
+        if name not in (known := {"plain": TimmStub, "fused": TimmStub, "channels_last": ChannelsLastStub, "one_size": OneSizeStub}):
             raise RuntimeError(f"Unknown model ({name})")
-        return TimmStub(nn.BatchNorm2d if name == "plain" else NormAndReLU)
+        return known[name](NormAndReLU if name == "fused" else nn.BatchNorm2d)
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
 
 
@@ -91,6 +106,14 @@ def test_a_timm_network_that_is_not_known_is_refused_by_name(timm, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match="timm is not installed"):
         build_backbone("timm:plain", "none")
+
+
+def test_a_timm_network_is_tried_on_a_picture_before_it_is_used(timm):
+    assert build_backbone("timm:plain", "none").training
+    with pytest.raises(ValueError, match=r"^backbone timm:one_size: it cannot take pictures of any size: Input height \(64\) doesn't match"):
+        build_backbone("timm:one_size", "none")
+    with pytest.raises(ValueError, match=r"^backbone timm:channels_last: of a picture of 64x96 px its features are \[\(1, 16, 24, 4\)"):
+        build_backbone("timm:channels_last", "none")
 
 
 def test_the_network_of_a_checkpoint_is_loaded_ready_to_detect():
