@@ -151,7 +151,7 @@ def add_training_flags(parser, data, runs, models, presets):
     add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
     add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--seed", type=int, default=0, metavar="N", help="one seed, one run")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="one seed, one run")
     add("--eval-every", type=count, default=1, metavar="EPOCHS", help="evaluate every so many epochs, and after the last")
     add("--max-steps", type=count, metavar="N", help="stop after so many steps, counted from the run's beginning; --resume goes on")
 
@@ -160,22 +160,22 @@ def add_training_flags(parser, data, runs, models, presets):
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
     add("--output", metavar="DIR", help=f"run folder (default: checkpoint/{runs}-N)")
-    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest)")
+    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command)")
 
 
 def read_training_flags(parser, argv, checkpoints, models, presets):
     """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags, those
     over the preset, and that over the defaults.
 
-    checkpoints   the folder of the run folders, for a --resume that names none
+    checkpoints   the folder of the run folders, for a --resume that names none: the newest run of this command goes on
     models, presets   as add_training_flags
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     flags, words, resumed = parser.parse_args(argv), [], None
     if flags.resume:
-        from engine.checkpoint import load_checkpoint, newest_run
-        file = newest_run(checkpoints) if flags.resume == "newest" else Path(flags.resume)
-        resumed = {**load_checkpoint(file), "file": file}
+        from engine.checkpoint import newest_run
+        file = newest_run(checkpoints, vars(flags)) if flags.resume == "newest" else Path(flags.resume)
+        resumed = {**trained_detector(file), "file": file}
         if "training" not in resumed:
             raise ValueError(f"{file}: holds no optimizer state; --resume takes the last.pth of a run")
         words += file_words(parser, {name: value for name, value in resumed["flags"].items() if name not in OF_THIS_CALL}, file)
@@ -256,12 +256,25 @@ def evaluation_parser(manual):
     return parser
 
 
+def trained_detector(path):
+    """What engine.checkpoint.load_checkpoint returns. Raises ValueError, naming the file, also for a network that is not known."""
+    from engine.checkpoint import load_checkpoint
+    from model import model_config
+
+    checkpoint = load_checkpoint(path)
+    try:
+        model_config(checkpoint["config"].get("model", "fcos")).from_dict(checkpoint["config"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return checkpoint
+
+
 def chosen_checkpoint(args, folder):
-    """(path, contents) of --checkpoint, or of the newest in `folder`. Raises ValueError as engine.checkpoint does."""
-    from engine.checkpoint import load_checkpoint, newest_checkpoint
+    """(path, contents) of --checkpoint, or of the newest in `folder`. Raises ValueError as `trained_detector` does."""
+    from engine.checkpoint import newest_checkpoint
 
     path = Path(args.checkpoint) if "checkpoint" in args else Path(os.path.relpath(newest_checkpoint(folder)))
-    return path, load_checkpoint(path)
+    return path, trained_detector(path)
 
 
 def input_sizes(args, checkpoint):

@@ -5,7 +5,7 @@
     python train_voc.py --data export/train --val-data export/valid      XML beside the pictures, a folder for each split
     python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
-    python train_voc.py --resume                            the newest run goes on where it stopped
+    python train_voc.py --resume                            the newest run of this command goes on where it stopped
     python train_voc.py --data my_pictures --teacher ema    labels with holes: the averaged network fills them
 
 Several GPUs of one machine: the same command (DataParallel), or one process each, which is faster:

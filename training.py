@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from engine.log import RunLog, next_run_folder
-from flags import MODEL_FLAGS, every_size
+from flags import MODEL_FLAGS, every_size, trained_detector
 
 
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
@@ -114,7 +114,7 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
         elif weights:
             load_weights(network, weights["kind"], weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
     except ValueError as error:
-        raise ValueError(f"--weights {flags.weights}: {error}") from None
+        raise ValueError(f"--weights {flags.weights}: {error}" if weights else str(error)) from None
     if their_classes:
         told.append(f"weights of {flags.weights}; class rows taken over: {', '.join(shared) or 'none'}; new: "
                     f"{', '.join(name for name in classes if name not in shared) or 'none'}")
@@ -134,11 +134,10 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
 
 def load_teacher(flags: argparse.Namespace, classes: list, device):
     """The network of a --teacher FILE, else None."""
-    from engine.checkpoint import load_checkpoint
     from model import load_model
     if flags.teacher in ("none", "ema"):
         return None
-    teacher = load_checkpoint(Path(flags.teacher))
+    teacher = trained_detector(Path(flags.teacher))
     if teacher["classes"] != classes:
         raise ValueError(f"--teacher {flags.teacher}: has the classes {', '.join(teacher['classes'])}, the data has {', '.join(classes)}")
     return load_model(teacher["config"], teacher["model"], device)

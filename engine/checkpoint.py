@@ -16,7 +16,6 @@ import functools
 import os
 import pickle
 import subprocess
-import zipfile
 from pathlib import Path
 
 import torch
@@ -62,7 +61,7 @@ def load_tensors(path: Path):
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: holds more than tensors and plain values (or is damaged); "
                          "a checkpoint that could run code is not loaded") from None
-    except (RuntimeError, EOFError, OSError, KeyError, zipfile.BadZipFile):
+    except Exception:           # the old format is a pickle, and unpickling a text raises whatever its letters happen to mean
         raise ValueError(f"{path}: is not a checkpoint, or is damaged") from None
 
 
@@ -78,12 +77,22 @@ def newest_checkpoint(folder: Path) -> Path:
     raise ValueError(f"{folder}: holds neither a run with a best.pth nor {SHIPPED}; train first (python train_voc.py) or name a --checkpoint")
 
 
-def newest_run(folder: Path) -> Path:
-    """The last.pth written last in a run folder of `folder`. Raises ValueError when there is none."""
-    runs = sorted(folder.glob("*/last.pth"), key=lambda path: path.stat().st_mtime)
+def newest_run(folder: Path, flags) -> Path:
+    """The last.pth written last in a run folder of `folder` whose config.yaml has no other than these `flags`, as the runs of one
+    command have. Raises ValueError when there is none."""
+    runs = [path for path in folder.glob("*/last.pth") if _flags_of(path.parent) and _flags_of(path.parent) <= {*flags}]
     if not runs:
-        raise ValueError(f"{folder}: holds no run to resume (no */last.pth)")
-    return runs[-1]
+        raise ValueError(f"{folder}: holds no run to resume (no */last.pth beside a config.yaml of this command)")
+    return max(runs, key=lambda path: path.stat().st_mtime)
+
+
+def _flags_of(run: Path) -> set:
+    """The names of the flags of a run; empty where it does not tell them."""
+    import yaml
+    try:
+        return {*yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))}
+    except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        return set()
 
 
 def versions() -> dict:

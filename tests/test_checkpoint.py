@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from engine.checkpoint import load_checkpoint, newest_checkpoint, newest_run, save_checkpoint
+from flags import trained_detector
 
 CONTENTS = {"config": {"num_classes": 1}, "model": {"w": torch.ones(2)}, "classes": ["a"], "input": {"min_size": 1, "max_size": 2, "tile": None},
             "score_threshold": 0.3}
@@ -39,6 +40,9 @@ class Bomb:
     (lambda path: None, "no such checkpoint file"),
     (lambda path: path.write_bytes(b"hello"), "is not a checkpoint|could run code"),
     (lambda path: path.write_bytes(b""), "is not a checkpoint"),
+    (lambda path: path.write_text("torch>=2.6\ntorchvision\nnumpy\n"), "is not a checkpoint|could run code"),
+    (lambda path: path.write_text("# the requirements of this repository\ntorch\n"), "is not a checkpoint|could run code"),
+    (lambda path: path.write_text("Jabc"), "is not a checkpoint"),
     (lambda path: path.write_bytes(pickle.dumps(Bomb())), "could run code"),
     (lambda path: torch.save({"model": Bomb()}, path), "could run code"),
     (lambda path: torch.save({"model": {}}, path), "has no 'format'"),
@@ -51,6 +55,24 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_sentence(tmp_path, writ
     with pytest.raises(ValueError, match=sentence) as error:
         load_checkpoint(path)
     assert "x.pth" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_network_that_this_version_does_not_know_is_refused_by_the_name_of_its_file(tmp_path):
+    save_checkpoint(tmp_path / "newer.pth", {**CONTENTS, "config": {"num_classes": 1, "foo": 2}})
+    with pytest.raises(ValueError, match="newer.pth: model config: unknown field 'foo'"):
+        trained_detector(tmp_path / "newer.pth")
+
+
+def test_the_run_to_resume_is_the_newest_of_the_same_command(tmp_path):
+    for number, (name, flags) in enumerate({"voc-1": "data: [a]\nepochs: 1\n", "coco-1": "train_json: a\nepochs: 1\n", "odd": ""}.items()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "last.pth").touch()
+        (tmp_path / name / "config.yaml").write_text(flags)
+        os.utime(tmp_path / name / "last.pth", (number, number))
+    assert newest_run(tmp_path, ["data", "epochs", "seed"]) == tmp_path / "voc-1" / "last.pth"
+    assert newest_run(tmp_path, ["train_json", "epochs"]) == tmp_path / "coco-1" / "last.pth"
+    with pytest.raises(ValueError, match="holds no run to resume"):
+        newest_run(tmp_path, ["epochs"])
 
 
 def test_the_newest_run_wins_over_the_shipped_checkpoint(tmp_path):

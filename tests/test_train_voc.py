@@ -285,6 +285,8 @@ def test_the_recipes_of_this_repository_hold_flags_that_there_are(recipe):
     (["--schedule", "linear"], "--schedule: invalid choice: 'linear'"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
     (["--backbone", "resnet19"], "backbone is 'resnet19', not one of"),
+    (["--backbone", "resnet19", "--weights", "auto"], "error: backbone is 'resnet19', not one of"),
+    (["--seed", "99999999999999999999999"], "--seed: is 99999999999999999999999, must be in 0.."),
     (["--weights", "nowhere.pth"], "--weights is 'nowhere.pth', neither auto, coco, imagenet, none nor an existing file"),
     (["--device", "tpu"], "--device is 'tpu'"),
     (["--train-split", "dev"], "no split 'dev', only"),

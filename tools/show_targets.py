@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
-from flags import MODEL_FLAGS, OF_THIS_CALL, add_training_flags, every_size, read_training_flags  # noqa: E402
+from flags import MODEL_FLAGS, OF_THIS_CALL, add_training_flags, every_size, read_training_flags, trained_detector  # noqa: E402
 from model.config import MODELS, PRESETS  # noqa: E402
 from util.command_line import Parser, file_words, number  # noqa: E402
 
@@ -36,7 +36,6 @@ GREY, WHITE = (110, 110, 110), (255, 255, 255)
 
 def parse_flags(argv):
     """(flags, checkpoint or None); where the command line says nothing, the flags are those the checkpoint was trained with."""
-    from engine.checkpoint import load_checkpoint
     parser = Parser(__doc__)
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -52,7 +51,7 @@ def parse_flags(argv):
     add_training_flags(parser, data, "targets", MODELS, PRESETS)
     argv, checkpoint, words = sys.argv[1:] if argv is None else list(argv), None, []
     if file := parser.parse_args(argv).checkpoint:
-        checkpoint = load_checkpoint(file)
+        checkpoint = trained_detector(file)
         known = vars(parser.parse_args([])).keys() - {*OF_THIS_CALL}
         words = file_words(parser, {name: value for name, value in checkpoint.get("flags", {}).items() if name in known}, file)
     return read_training_flags(parser, words + argv, ROOT / "checkpoint", MODELS, PRESETS)[0], checkpoint
