@@ -114,7 +114,7 @@ def test_a_mosaic_of_crowds_keeps_every_field_alike(write, tmp_path):
     (lambda v: v["annotations"][0].update(area="big"), "annotation 0: (nail) area is 'big', must be a number"),
     (lambda v: v["annotations"][1].update(category_id=3), "annotation 5: category_id is 3, not one of 90, 0, 8"),
     (lambda v: v["annotations"][1].update(image_id=3), "annotation 5: image_id is 3, which is the id of no image"),
-    (lambda v: v["images"][0].update(width=50, height=100), "image 0: its size is 50x100, its size before the EXIF rotation, but"),
+    (lambda v: v["images"][0].update(width=50, height=100), "image 0: its size is 50x100, width and height exchanged, but"),
     (lambda v: v["images"][0].update(file_name="c.jpg"), "c.jpg: no such picture"),
 ])
 def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp_path):
