@@ -239,7 +239,7 @@ def prediction_parser(manual, batch_size):
     add("--min-size", type=number(int, 1), **pixels,
         help="shorter side of the network's input, which sees whole pictures then (default: the checkpoint's)")
     add("--max-size", type=number(int, 1), **pixels,
-        help="longest allowed longer side, of whole pictures (default: five thirds of a --min-size that is given, else the checkpoint's)")
+        help="longest allowed longer side, of whole pictures (default: the checkpoint's, or five thirds of a larger --min-size)")
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
     add("--overlap", type=number(float, 0, 0.9), default=0.25, metavar="X", help="share of a tile common to neighbours")
@@ -279,9 +279,9 @@ def chosen_checkpoint(args, folder):
 
 def input_sizes(args, checkpoint):
     """{"min_size", "max_size", "tile"} in px: the checkpoint's, where the flags say nothing else. A side length without --tile means
-    whole pictures, --min-size alone no more than `longest_side` of it.
+    whole pictures, and to --min-size alone belongs at least `longest_side` of it.
     """
     given = {name: vars(args)[name] for name in INPUT_FLAGS if name in args}
     if "min_size" in given:
-        given = {"max_size": longest_side(given["min_size"])} | given
+        given = {"max_size": max(longest_side(given["min_size"]), checkpoint["input"]["max_size"])} | given
     return checkpoint["input"] | ({"tile": None} if given else {}) | given

@@ -408,7 +408,7 @@ def test_without_a_list_to_evaluate_on_there_is_still_a_best_checkpoint(tmp_path
 
 
 def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc_folder):
-    train(voc_folder, tmp_path / "a", "--train-split", "trainval", "--max-steps", 1)
+    train(voc_folder, tmp_path / "a", "--train-split", "trainval", "--val-split", "val", "--max-steps", 1)
     assert "note: 3 of the 3 pictures to evaluate on are trained on too" in (tmp_path / "a" / "log.txt").read_text()
     shutil.rmtree(voc_folder / "ImageSets")
     train(voc_folder, tmp_path / "b", "--max-steps", 1)
@@ -458,7 +458,7 @@ def test_the_longest_side_follows_the_shorter_one_unless_it_is_given(tmp_path):
     for flags, most in ((["--min-size", "960"], 1600), (["--min-size", "640-800", "500"], 1333), ([], 800), (["--min-size", "960", "--max-size", "900"], 900)):
         assert train_voc.parse_flags(flags)[0].max_size == most
     tiled = {"input": {"min_size": 480, "max_size": 800, "tile": 640}}
-    for given, sizes in (({}, (480, 800, 640)), ({"min_size": 960}, (960, 1600, None)), ({"max_size": 600}, (480, 600, None)),
+    for given, sizes in (({}, (480, 800, 640)), ({"min_size": 960}, (960, 1600, None)), ({"min_size": 300}, (300, 800, None)), ({"max_size": 600}, (480, 600, None)),
                          ({"tile": 320}, (480, 800, 320)), ({"min_size": 300, "max_size": 400, "tile": 320}, (300, 400, 320))):
         assert tuple(input_sizes(Namespace(**given), tiled).values()) == sizes
 
