@@ -246,11 +246,8 @@ def drive(rng, crank, back, chrome, black):
             parts += [box([90, 8, 22], chrome).moved(middle + [0, end, -11]) for end in (-36, 36)]
         else:
             parts.append(box([95, 75, 22], black).moved(middle - [0, 0, 11]))
-        parts += (
-            [box([6, 50, 14], reflector).moved(middle + [end, 0, -7]) for end in (-50, 50)]
-            if rng.random() < 0.7
-            else []
-        )
+        if rng.random() < 0.7:
+            parts += [box([6, 50, 14], reflector).moved(middle + [end, 0, -7]) for end in (-50, 50)]
     return parts
 
 

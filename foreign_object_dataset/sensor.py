@@ -146,8 +146,8 @@ def _texts(rng):
     """[(text, (left, top))] of a frame, places as shares of its width and height."""
     texts = []
     if rng.random() < 0.92:
-        highs = [(1, 13), (1, 29), (1970, 2030), (0, 24), (0, 60), (0, 60)]
-        when = [rng.integers(*pair) for pair in highs]
+        limits = [(1, 13), (1, 29), (1970, 2030), (0, 24), (0, 60), (0, 60)]
+        when = [rng.integers(*pair) for pair in limits]
         text = "{:02d}-{:02d}-{:04d} ~~~ {:02d}:{:02d}:{:02d}".format(*when)
         texts.append((text, (rng.uniform(0.01, 0.06), rng.uniform(0.01, 0.06))))
     if rng.random() < 0.45:
@@ -163,7 +163,7 @@ def stamp(rng, image, magnification):
     """
     size = np.array(image.shape[1::-1])
     frame = size * magnification
-    corner = (frame - size) * rng.uniform(0, 1, 2) ** 2
+    corner = np.maximum(frame - size, 0) * rng.uniform(0, 1, 2) ** 2
     for text, place in _texts(rng):
         mask = _bitmap(rng, text, max(rng.uniform(36, 58) * frame[0] / REFERENCE_WIDTH, 9))
         by_letter, outlined = rng.random() < 0.5, rng.random() < 0.6
