@@ -1,0 +1,117 @@
+"""Bicycles at the border of the picture. Sizes in millimetres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shapes import Material, blob, box, join, rgb, smooth, tube, turn
+
+
+def wheel(rng, radius, thick, rubber, chrome):
+    """A bicycle's wheel in the x-z plane around its hub at the origin."""
+    a = np.linspace(0, 2 * np.pi, 241)
+    circle = np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+    parts = [
+        tube(circle * radius, thick, 24, rubber, caps=False),
+        tube(circle * (radius - thick * 1.2), 6, 8, chrome, caps=False),
+    ]
+    for k in range(28):
+        hub = np.array([18 * np.cos(k * 2.1), 25 * (-1) ** k, 18 * np.sin(k * 2.1)])
+        rim = (radius - thick) * np.array([np.cos(k * 2 * np.pi / 28), 0, np.sin(k * 2 * np.pi / 28)])
+        parts.append(tube(np.linspace(hub, rim, 12), 1.3, 4, chrome, caps=False))
+    parts.append(tube(np.linspace([0, -45, 0], [0, 45, 0], 5), 20, 12, chrome))
+    return join(parts)
+
+
+def drive(rng, crank, back, chrome, black):
+    """Chainring, chain, cranks and pedals between the bottom bracket and the rear hub."""
+    a = np.linspace(0, 2 * np.pi, 97)
+    circle = np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+    ring, steel = rng.uniform(70, 100), chrome if rng.random() < 0.6 else black
+    parts = [tube(crank + [0, 45, 0] + circle * (ring + 3 * np.sin(32 * a))[:, None], 5, 6, steel, caps=False)]
+    for k in range(5):
+        spoke = ring * np.array([np.cos(k * 1.257), 0, np.sin(k * 1.257)])
+        parts.append(tube(np.linspace(crank + [0, 45, 0], crank + [0, 45, 0] + spoke, 6), 8, 6, steel))
+    for up in (-1, 1):
+        parts.append(
+            tube(np.linspace(crank + [0, 45, up * ring], back + [0, 45, up * 35], 30), 4.5, 5, steel, caps=False)
+        )
+    spin, caged = rng.uniform(0, np.pi), rng.random() < 0.4
+    reflector = Material(rgb(*[[235, 140, 30], [230, 190, 40], [220, 220, 215]][rng.integers(3)]), 0.0, 60, 0.1)
+    for side in (-1, 1):
+        foot = crank + side * 165 * np.array([np.cos(spin), 0, np.sin(spin)]) + [0, side * 75, 0]
+        parts.append(tube(np.linspace(crank + [0, side * 60, 0], foot, 10), 9, 8, chrome))
+        middle = foot + [0, side * 45, 0]
+        if caged:
+            parts += [box([8, 75, 22], chrome).moved(middle + [end, 0, -11]) for end in (-45, 45)]
+            parts += [box([90, 8, 22], chrome).moved(middle + [0, end, -11]) for end in (-36, 36)]
+        else:
+            parts.append(box([95, 75, 22], black).moved(middle - [0, 0, 11]))
+        if rng.random() < 0.7:
+            parts += [box([6, 50, 14], reflector).moved(middle + [end, 0, -7]) for end in (-50, 50)]
+    return parts
+
+
+def basket(rng):
+    """An open basket of wire, hung before the handlebar."""
+    wire = Material(rgb(*np.full(3, rng.uniform(25, 210))), rng.choice([0, 0.7]), 25, 0.06)
+    wide, deep, tall = rng.uniform(140, 190), rng.uniform(90, 130), rng.uniform(180, 240)
+    corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1], [1, 1]]) * [deep, wide]
+    parts = []
+    for z in np.linspace(0, tall, rng.integers(5, 9)):
+        rim = np.concatenate([np.linspace(p, q, 8) for p, q in zip(corners[:-1], corners[1:], strict=True)]) * (
+            0.8 + 0.2 * z / tall
+        )
+        parts.append(tube(np.c_[rim, np.full(len(rim), z)], 2.2, 4, wire, caps=False))
+    for p, q in zip(corners[:-1], corners[1:], strict=True):
+        for foot in np.linspace(p, q, 7):
+            parts.append(tube(np.linspace([*foot * 0.8, 0], [*foot, tall], 6), 2.2, 4, wire, caps=False))
+    return join(parts)
+
+
+def bicycle(rng):
+    """A standing bicycle, front hub above the origin, the rest towards -x; now and then only wheel and fork."""
+    radius, thick = rng.uniform(240, 340), rng.uniform(16, 30)
+    rubber = Material(rgb(*np.full(3, rng.uniform(18, 60))), 0.0, 10, 0.04)
+    chrome = Material(rgb(*np.full(3, rng.uniform(120, 220))), 0.8, 40, 0.1)
+    black = Material(rgb(*np.full(3, rng.uniform(15, 45))), 0.0, 20, 0.04)
+    colours = [[30, 90, 200], [20, 20, 22], [220, 180, 30], [200, 200, 205], [170, 40, 35], [60, 80, 90]]
+    frame = Material(rgb(*np.array(colours[rng.integers(6)]) * rng.uniform(0.6, 1.05)), 0.0, 50, 0.08)
+    parts = [wheel(rng, radius, thick, rubber, chrome)]
+    rise = rng.uniform(0.6, 1.3)
+    head = np.array([-430 * np.cos(rise), 0, 430 * np.sin(rise) + 60])
+    for side in (-55, 55):
+        parts.append(tube(np.linspace([0, side, 0], head + [0, side * 0.5, 0], 24), 10, 10, frame))
+    if rng.random() < 0.65:
+        back, crank, seat = np.array([-1040.0, 0, 0]), np.array([-600.0, 0, -40]), np.array([-720.0, 0, 420])
+        parts.append(wheel(rng, radius, thick, rubber, chrome).moved(back))
+        for start, end, thickness in (
+            (head, crank, 20),
+            (head, seat, 17),
+            (crank, seat, 16),
+            (crank, back, 10),
+            (seat, back, 9),
+        ):
+            parts.append(tube(np.linspace(start, end, 30), thickness, 12, frame))
+        parts += drive(rng, crank, back, chrome, black)
+        parts.append(blob([125, 70, 30], black, 20, 24).moved(seat + [0, 0, 90]))
+        parts.append(tube(np.linspace(head + [0, -270, 150], head + [0, 270, 150], 30), 12, 10, black))
+        if rng.random() < 0.3:
+            parts.append(basket(rng).moved(head + [120, 0, 60]))
+        for _ in range(rng.integers(0, 4)):  # cables
+            ends = head + [
+                [30, rng.uniform(-200, 200), 150],
+                [rng.uniform(0, 160), rng.uniform(-60, 60), 20],
+                [0, 0, -180],
+            ]
+            parts.append(tube(smooth(ends, 14), 2.5, 5, black))
+    if rng.random() < 0.4:  # mudguard
+        a = np.linspace(rng.uniform(-0.3, 0.4), rng.uniform(1.9, 2.6), 40)
+        over = (radius + thick + 14) * np.stack([np.cos(a), 0 * a, np.sin(a)], 1)
+        parts.append(
+            tube(over, rng.uniform(22, 32), 10, frame if rng.random() < 0.5 else black, flat=0.25, up=[0, 1, 0])
+        )
+    if rng.random() < 0.5:
+        foot = [-rng.uniform(150, 350), rng.uniform(100, 260), -radius]
+        parts.append(tube(np.linspace([-40, 20, 0], foot, 20), 7, 8, black if rng.random() < 0.5 else chrome))
+    return join(parts).turned(turn("x", rng.normal(0, 0.15))).dropped()
