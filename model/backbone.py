@@ -57,8 +57,8 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int):
         super().__init__()
         wide = in_channels * expansion
-        layers = [ConvNorm(in_channels, wide, 1), nn.ReLU6()] if expansion > 1 else []
-        layers += [ConvNorm(wide, wide, kernel, stride, groups=wide), nn.ReLU6(), ConvNorm(wide, out_channels, 1)]
+        layers = [ConvNorm(in_channels, wide, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
+        layers += [ConvNorm(wide, wide, kernel, stride, groups=wide), nn.ReLU6(inplace=True), ConvNorm(wide, out_channels, 1)]
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -72,13 +72,28 @@ class ConvNorm(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
         total = kernel - stride if stride > 1 else kernel - 1      # for sides that the stride divides
-        self.uneven = (total // 2, total - total // 2) * 2 if total % 2 else None
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 0 if self.uneven else total // 2,
-                              groups=groups, bias=False)
+        # An odd total: one window more at the left and top, which is left out then. To pad the input alone would copy all of it.
+        self.uneven = total % 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, total // 2 + self.uneven * stride, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.join = normed          # `folded` where the norm is frozen
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(F.pad(x, self.uneven) if self.uneven else x))
+        return self.join(self, x)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding, groups=self.conv.groups)
+        return x[..., 1:, 1:] if self.uneven else x
+
+
+def normed(layer: ConvNorm, x: Tensor) -> Tensor:
+    return layer.bn(layer.convolve(x, layer.conv.weight))
+
+
+def folded(layer: ConvNorm, x: Tensor) -> Tensor:
+    """The same where the statistics are constants, in one pass over the map: they go into weight and bias of the convolution."""
+    scale = layer.bn.weight * (layer.bn.running_var + layer.bn.eps).rsqrt()
+    return layer.convolve(x, layer.conv.weight * scale[:, None, None, None], layer.bn.bias - layer.bn.running_mean * scale)
 
 
 class EfficientNetLite0(nn.Module):
@@ -92,7 +107,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2), nn.ReLU6())
+        self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2), nn.ReLU6(inplace=True))
         blocks, width = [], 32
         for expansion, channels, repeats, stride, kernel in self.STAGES:
             for number in range(repeats):
@@ -208,7 +223,7 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eps = norm_eps or NO_EPS
     if freeze != "none":
-        _freeze_norms(body)
+        freeze_norms(body)
     if freeze == "early":
         for module in body.early():
             module.requires_grad_(False)
@@ -228,8 +243,10 @@ def _move_strides(name: str, body: nn.Module) -> None:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
-def _freeze_norms(module: nn.Module) -> None:
+def freeze_norms(module: nn.Module) -> None:
     """Only plain batch norms are known to do nothing else; timm's, for one, carry the activation too."""
+    if isinstance(module, ConvNorm):
+        module.join = folded
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
@@ -238,4 +255,4 @@ def _freeze_norms(module: nn.Module) -> None:
         elif isinstance(child, nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"backbone_freeze must be none for this backbone: its layer {name} is a {type(child).__name__}, not a plain BatchNorm2d")
         else:
-            _freeze_norms(child)
+            freeze_norms(child)

@@ -1,3 +1,4 @@
+import copy
 import math
 import sys
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from torch import nn
 from torchvision.ops import nms
 
 from model import build_model, load_model
-from model.backbone import BACKBONES, FrozenBatchNorm2d, build_backbone
+from model.backbone import BACKBONES, ConvNorm, FrozenBatchNorm2d, build_backbone, freeze_norms
 from model.config import FCOSConfig
 from model.fpn import FPN
 from model.head import FCOSHead
@@ -264,3 +265,28 @@ def test_half_precision_gives_nearly_the_losses_of_float32():
     for name in full:
         assert half[name].dtype == torch.float32
         assert torch.allclose(half[name], full[name], rtol=0.03)
+
+
+@pytest.mark.parametrize("kernel, stride", [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize("freeze", ["none", "norm"])
+def test_a_convolution_with_its_norm_is_padded_as_tensorflow_does_and_the_same_where_the_norm_is_folded_in(kernel, stride, freeze):
+    """Reference: the input padded by hand, the odd pixel right and bottom; then convolution, then norm. In float64, with gradients."""
+    torch.manual_seed(0)
+    layer = ConvNorm(4, 4, kernel, stride, groups=4)
+    with torch.no_grad():
+        layer.bn.running_mean.normal_(), layer.bn.running_var.uniform_(0.5, 2), layer.bn.weight.uniform_(0.5, 2), layer.bn.bias.normal_()
+    reference = copy.deepcopy(layer)
+    if freeze == "norm":
+        freeze_norms(layer)
+        reference.bn.eval().requires_grad_(False)
+    layer.double(), reference.double()
+    x = torch.randn(2, 4, 8, 12, dtype=torch.float64)
+    total = max(kernel - stride, 0)
+    padded = F.pad(x, (total // 2, total - total // 2) * 2)
+    expected = reference.bn(F.conv2d(padded, reference.conv.weight, stride=stride, groups=4))
+    assert torch.allclose(layer(x), expected, atol=1e-12)
+    weights = torch.randn_like(expected)
+    (layer(x) * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.allclose(layer.conv.weight.grad, reference.conv.weight.grad, atol=1e-10)
+    assert (layer.bn.weight.grad is None) == (freeze == "norm")
