@@ -11,7 +11,7 @@ Into --output go the drawn copies (videos as mp4), named as the inputs are below
 common, so that a/1.jpg and b/1.jpg both stay; and one detections.json:
 
     [{"image": "a/1.jpg", "width": 640, "height": 480,
-      "detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": "nail"}], "drawn": "detections/a/1.jpg"}]
+      "detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": "nail"}], "drawn": "/home/me/detections/a/1.jpg"}]
 
 Boxes are in the pixels of the upright original, the best first. Where the network finds masks, each detection has a
 "segmentation" too, the RLE of COCO json {"size": [h, w], "counts": "..."}, as pycocotools.mask.decode takes it. A video has an entry for each frame, with its "frame"
@@ -236,7 +236,7 @@ def detect_pictures(pictures, targets, detector, args, entries, failed):
 
     for image, entry in detector(read_ahead(pictures, args.workers, failed)):
         target = targets[Path(entry["image"])]
-        entries.append(entry | {"drawn": target.as_posix()})
+        entries.append(entry | {"drawn": os.path.abspath(target)})
         drawn = detector.draw(image, entry)
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target, quality=92)
@@ -255,7 +255,7 @@ def detect_video(source, path, target, detector, args, entries, failed):
         with VideoReader(source) as video, VideoWriter(target, video.rate) as writer:
             bar = tqdm(video, desc=str(path), total=video.count, unit="frame", dynamic_ncols=True)
             for image, entry in detector(((path, frame) for frame in bar), batch_size):
-                entries.append(entry | {"frame": len(entries) - first, "drawn": target.as_posix()})
+                entries.append(entry | {"frame": len(entries) - first, "drawn": os.path.abspath(target)})
                 drawn = detector.draw(image, entry)
                 writer.write(drawn)
                 if args.show and not show(drawn, wait_ms=1):

@@ -4,16 +4,19 @@ import random
 import time
 from pathlib import Path
 
-from engine.log import RunLog, next_run_folder
+from engine.log import FIRST_FILE, OTHER_FILES, RunLog, next_run_folder
 from flags import MODEL_FLAGS, every_size, trained_detector
 
 
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
-    """That of the resumed run, or --output, or the next checkpoints/name-N. Raises ValueError where a run is already."""
+    """That of the resumed run, or --output, or the next checkpoints/name-N. Raises ValueError where a run is already, or files that it would replace."""
     folder = resumed["file"].parent if resumed else Path(flags.output) if flags.output else next_run_folder(checkpoints, name)
     for name in () if resumed else ("last.pth", "best.pth"):
         if (folder / name).exists():
             raise ValueError(f"--output {folder}: holds a run already ({name}); name another folder, or --resume {folder / 'last.pth'}")
+    for name in () if resumed or (folder / FIRST_FILE).exists() else OTHER_FILES:       # what a run left that was stopped before its first checkpoint is no loss
+        if (folder / name).exists():
+            raise ValueError(f"--output {folder}: holds {name}, which no run has left there, and would be replaced; name another folder, or move it away")
     return folder
 
 
@@ -29,7 +32,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     from dataset.augment import Augment
     from dataset.loader import TrainLoader
     from engine.distributed import rank, select_device, start_process_group, world_size
-    from engine.fit import FitOptions, fit
+    from engine.fit import FitOptions, check_steps, fit
 
     torch.manual_seed(flags.seed)
     device = select_device(flags.device)
@@ -39,16 +42,17 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     train_set, val_set = open_data(flags)
     network, config, told = build_network(flags, train_set.classes, resumed)
     first_teacher = load_teacher(flags, train_set.classes, device)
-    run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
-    run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
-    for sentence in (*notes_on(train_set, val_set), *told):
-        run.say(f"note: {sentence}")
-
     min_sizes = every_size(flags.min_size)
     augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
                       zoom=tuple(flags.zoom), crop=flags.crop, mosaic=flags.mosaic)
     loader = TrainLoader(train_set, augment, flags.batch_size // world_size(), min_sizes, flags.max_size, seed=flags.seed,
                          workers=flags.workers, rank=rank(), world_size=world_size(), pin_memory=device.type == "cuda")
+    if resumed:
+        check_steps(resumed, loader)
+    run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
+    run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
+    for sentence in (*notes_on(train_set, val_set), *told):
+        run.say(f"note: {sentence}")
     options = FitOptions(
         epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
         warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
@@ -129,7 +133,12 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
     from engine.predict import predict
     loader = eval_loader(val_set, **sizes, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
-    return lambda network: evaluate(predict(network, loader, device, amp, progress=False), val_set.truth(), val_set.classes)
+
+    def judge(network) -> dict:
+        found = predict(network, loader, device, amp, progress=False, nms_iou_threshold=network.config.nms_iou_threshold,
+                        max_detections=network.config.max_detections)
+        return evaluate(found, val_set.truth(), val_set.classes)
+    return judge
 
 
 def load_teacher(flags: argparse.Namespace, classes: list, device):

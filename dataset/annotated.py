@@ -17,6 +17,15 @@ def unknown_class(name, classes):
     return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
 
 
+def same_but_for_case(counts):
+    """Of {class name: number of objects} a text for each group of names that differ only in upper and lower case."""
+    groups = {}
+    for name, count in counts.items():
+        groups.setdefault(name.casefold(), []).append(f"{name} ({count} objects)")
+    return [" / ".join(group) for group in groups.values() if len(group) > 1]
+
+
+BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 ORIGIN_KEYS = ("ispseudo", "score", "p_real", "weight", "zone")
 
 
@@ -27,6 +36,14 @@ class Origin(NamedTuple):
     zone_ignore: bool = False   # not an object: a place where its class is left open
 
 
+def read_choice(name, value, choices):
+    """What the text of a value, in any case, stands for in {text: True or False}; False for None. Raises ValueError with the rule."""
+    text = str(value).strip().lower()
+    if value is not None and text not in choices:
+        raise ValueError(f"{name} is {value!r}, must be one of {', '.join(choices)}")
+    return value is not None and choices[text]
+
+
 def read_origin(written):
     """The Origin that a COCO annotation's keys, or the texts of a VOC object's tags, tell: {name: value}, an absent one None.
 
@@ -34,13 +51,6 @@ def read_origin(written):
     score, p_real  numbers in 0..1, which training does not use: how sure the network was, the probability that the object is real
     Raises ValueError with the rule, without file and object.
     """
-    def chosen(name, choices, default):
-        value = written.get(name)
-        text = str(value).strip().lower()
-        if value is not None and text not in choices:
-            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(choices)}")
-        return default if value is None else choices[text]
-
     def number(name, high):
         value = written.get(name)
         try:
@@ -53,8 +63,8 @@ def read_origin(written):
 
     for name in ("score", "p_real"):
         number(name, 1)
-    return Origin(chosen("ispseudo", {"true": True, "false": False, "1": True, "0": False}, False), number("weight", math.inf),
-                  chosen("zone", {"positive": False, "ignore": True}, False))
+    return Origin(read_choice("ispseudo", written.get("ispseudo"), BOOLEANS), number("weight", math.inf),
+                  read_choice("zone", written.get("zone"), {"positive": False, "ignore": True}))
 
 
 class AnnotatedPictures:
@@ -107,6 +117,8 @@ class AnnotatedPictures:
             weight = f", of weight {float(self._weights[positive].mean()):.3g} on average" if positive.any() else ""
             self.notes.append(f"{where}: {int(positive.sum())} of the {len(pseudo)} boxes are pseudo labels{weight}, and "
                               f"{sum(zone_ignore)} are zones to ignore")
+        self.notes += [f"{where}: {group} differ only in upper and lower case, and are classes of their own"
+                       for group in same_but_for_case(self.class_counts())]
         self._ends = torch.tensor(self._counts).cumsum(0).tolist()
         del self._objects, self._counts
 

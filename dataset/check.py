@@ -1,6 +1,6 @@
 """The dataset doctor: what is wrong, or only odd, in folders of VOC layout.
 
-    python -m dataset.check DIR [DIR ...] [--split S] [--json]
+    python -m dataset.check DIR [DIR ...] [--split S] [--zero-based] [--json]
 
 Every XML file is parsed and every picture decoded. An error is what training would stop at (or, with --skip-bad, leave
 out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
@@ -17,27 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from dataset.pictures import exif_orientation, natural_order, read_picture, upright_size
-from dataset.voc import (Annotation, Member, box_edges, find_splits, index_layout, list_members, overhang,
-                         read_annotation, read_split)
-
 TINY = 3  # px of a side
 RARE = 0.01  # of the objects of the most frequent class
 EXAMPLES = 5
 
 KINDS = {
     "unreadable-picture": ("error", "pictures that cannot be read: truncated, of an unknown kind, or too large"),
-    "bad-xml": ("error", "XML files that do not parse or are no VOC annotation"),
+    "bad-xml": ("error", "XML files that do not parse, are no VOC annotation, or have a <size> that cannot be read"),
     "size-mismatch": ("error", "XML files whose <size> is not that of the upright picture"),
-    "unreadable-object": ("error", "objects without a name, without four numbers, or with the mark of a pseudo label that cannot be read"),
+    "unreadable-object": ("error", "objects without a name, without four numbers, or with a tag (difficult, ispseudo, ...) that cannot be read"),
     "bad-box": ("error", "boxes without area, with corners exchanged, or outside their picture"),
     "missing-file": ("error", "ids without exactly one XML file and one picture"),
     "class-not-in-train": ("error", "classes that val or test has and train has not"),
     "empty-list": ("error", "lists in ImageSets without a single id"),
     "box-cut": ("warning", "boxes that stick out of their picture by more than 1 px; they are cut"),
-    "zero-based": ("warning", "boxes that start at coordinate 0, so the numbers are 0-based: use --zero-based"),
+    "zero-based": ("warning", "boxes that start at coordinate 0, so the numbers are 0-based: train with --zero-based, and run this again with it"),
     "tiny-box": ("warning", f"boxes with a side under {TINY} px"),
     "duplicate-box": ("warning", "objects with the class and the box of another one in the same picture"),
     "exif-rotated": ("warning", "pictures that EXIF turns or mirrors; boxes are taken to be in upright pixels"),
@@ -53,15 +47,19 @@ KINDS = {
 
 
 class Examined(NamedTuple):
-    member: Member
-    annotation: Annotation | None
+    member: object  # a dataset.voc.Member
+    annotation: object  # a dataset.voc.Annotation, or None
     size: tuple[int, int] | None  # (h, w) upright; None where the picture or the XML cannot be used
     digest: str | None  # of the upright pixels
     faults: list[tuple[str, str]]  # (kind, sentence)
 
 
-def examine(member: Member) -> Examined:
+def examine(member, one_based) -> Examined:
     """Everything that one picture and its XML can say by themselves."""
+    from PIL import Image
+
+    from dataset.pictures import exif_orientation, read_picture, upright_size
+    from dataset.voc import read_annotation
     annotation, size, digest, faults = None, None, None, []
     try:
         image = read_picture(member.picture)
@@ -83,11 +81,12 @@ def examine(member: Member) -> Examined:
         if orientation != 1:
             faults.append(("exif-rotated", f"{member.picture}: orientation {orientation}"))
     if size:
-        faults += _object_faults(member, annotation, size)
+        faults += _object_faults(member, annotation, size, one_based)
     return Examined(member, annotation, size, digest, faults)
 
 
-def _object_faults(member, annotation, size):
+def _object_faults(member, annotation, size, one_based):
+    from dataset.voc import box_edges, overhang
     for sentence in annotation.problems:
         yield "unreadable-object", sentence
     if not annotation.objects:
@@ -96,7 +95,7 @@ def _object_faults(member, annotation, size):
     for number, name, corners, *_ in annotation.objects:
         where = f"{member.xml}: object {number} ({name})"
         try:
-            x1, y1, x2, y2 = box_edges(corners, size)
+            x1, y1, x2, y2 = box_edges(corners, size, one_based)
         except ValueError as error:
             yield "bad-box", f"{where} {error}"
             continue
@@ -111,20 +110,22 @@ def _object_faults(member, annotation, size):
         seen.add((name, corners))
 
 
-def check(folders, split=None):
+def check(folders, split=None, one_based=True):
     """The doctor's report, plain and JSON-able.
 
     {"folders": [...], "splits": {name: {"pictures": n, "objects": {class: n}}}, "one_based": True, False or None (no
     sign), "findings": [{"id", "severity" error/warning/note, "message", "count", "examples" (sentences or paths)}]}
-    split: look at the pictures of this list only. Raises ValueError for a folder that is no VOC folder.
+    split: look at the pictures of this list only. one_based: judge the boxes as VOCDataset reads them so.
+    Raises ValueError for a folder that is no VOC folder.
     """
+    from dataset.voc import list_members
     faults, examined, lists = defaultdict(list), {}, defaultdict(set)
     for folder in dict.fromkeys(map(Path, folders)):
         _check_files(folder, split, faults, lists)
         members, problems, _ = list_members(folder, split)
         faults["missing-file"] += problems
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-            examined |= {(folder, each.member.id): each for each in pool.map(examine, members)}
+            examined |= {(folder, each.member.id): each for each in pool.map(lambda member: examine(member, one_based), members)}
     for each in examined.values():
         for kind, sentence in each.faults:
             faults[kind].append(sentence)
@@ -139,11 +140,13 @@ def check(folders, split=None):
         "one_based": _one_based(examined.values(), faults),
         "findings": [{"id": kind, "severity": severity, "message": message, "count": len(faults[kind]),
                       "examples": [str(example) for example in faults[kind][:EXAMPLES]]}
-                     for kind, (severity, message) in KINDS.items() if faults[kind]],
+                     for kind, (severity, message) in KINDS.items() if faults[kind] and (one_based or kind != "zero-based")],
     }
 
 
 def _check_files(folder, split, faults, lists):
+    from dataset.pictures import natural_order
+    from dataset.voc import find_splits, index_layout, read_split
     xmls, pictures = index_layout(folder)
     unlabelled = sorted(pictures.keys() - xmls.keys(), key=natural_order)
     faults["picture-without-xml"] += [pictures[id][0] for id in unlabelled]
@@ -165,10 +168,8 @@ def _count(members):
 
 
 def _check_classes(total, counts, faults):
-    groups = defaultdict(list)
-    for name in total:
-        groups[name.casefold()].append(name)
-    faults["class-name-case"] += [" / ".join(group) for group in groups.values() if len(group) > 1]
+    from dataset.annotated import same_but_for_case
+    faults["class-name-case"] += same_but_for_case(total)
     most = max(total.values(), default=0)
     faults["rare-class"] += [f"{name}: {count}, others have up to {most}" for name, count in total.items()
                              if count < RARE * most]
@@ -215,7 +216,7 @@ def format_report(report):
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:{'>' if column else '<'}{widths[column]}}" for column, cell in enumerate(row))
              for row in rows]
-    looks = {True: "1-based, as VOC's are", False: "0-based (use --zero-based)", None: "0-based or 1-based: no sign"}
+    looks = {True: "1-based, as VOC's are", False: "0-based, as --zero-based reads them", None: "0-based or 1-based: no sign"}
     lines += ["", f"coordinates look {looks[report['one_based']]}"]
     for finding in report["findings"]:
         lines += ["", f"{finding['severity']}: {finding['id']} ({finding['count']}): {finding['message']}"]
@@ -229,10 +230,11 @@ def main(arguments=None):
                                      description="Find what is wrong in data of VOC layout.")
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders in VOC layout")
     parser.add_argument("--split", help="look at the pictures of this list in ImageSets only (default: all)")
+    parser.add_argument("--zero-based", action="store_true", help="judge the boxes as training with --zero-based does")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     flags = parser.parse_args(arguments)
     try:
-        report = check(flags.folders, flags.split)
+        report = check(flags.folders, flags.split, not flags.zero_based)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -75,6 +75,24 @@ def choose_pair(folder, part):
     return next(iter(chosen.values()), None)
 
 
+def good_pictures(path, images, entries, decode):
+    """([(entry, its file, (h, w) upright)], [a sentence for each bad one]) of the "images" of the json `path`, whose files must lie
+    below the folder `images`. What only decoding shows is bad too with `decode`.
+    """
+    good, bad = [], []
+    for entry in entries:
+        where, name = f"{path}: image {entry['id']}", Path(str(entry["file_name"]))
+        said = (entry["height"], entry["width"]) if entry.get("height") and entry.get("width") else None
+        try:
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"{where}: file_name is '{name}', which lies outside {images}")
+            good.append((entry, Path(images) / name, upright_size(Path(images) / name, said, f"{where}: its size")))
+        except ValueError as error:
+            bad.append(str(error))
+    undecoded = undecodable(picture for _, picture, _ in good) if decode else {}
+    return [each for each in good if each[1] not in undecoded], bad + [*undecoded.values()]
+
+
 class COCODataset(AnnotatedPictures):
     """The pictures and objects of an instances json, see AnnotatedPictures; pictures without objects are kept.
 
@@ -109,12 +127,10 @@ class COCODataset(AnnotatedPictures):
                 self.skipped.append(f"{where}: {unknown_class(name, classes)}")
             else:
                 objects_of[image_id].append((where, name, annotation))
-        pictures = [Path(images) / str(image["file_name"]) for image in contents["images"]]
-        bad = undecodable(pictures) if skip_bad else {}
-        self.skipped += bad.values()
-        for image, picture in zip(contents["images"], pictures, strict=True):
-            if picture not in bad:
-                self._read(image, picture, path, objects_of[str(image["id"])])
+        pictures, bad = good_pictures(path, images, contents["images"], decode=skip_bad)
+        self.skipped += bad
+        for image, picture, size in pictures:
+            self._read(str(image["id"]), picture, size, objects_of[str(image["id"])])
         self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad, pseudo_weight)
         if self.objects_cut:
             self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
@@ -125,13 +141,7 @@ class COCODataset(AnnotatedPictures):
         self.category_ids = [category_ids.get(name) for name in self.classes]
         self.image_ids = {str(image["id"]): image["id"] for image in contents["images"]}
 
-    def _read(self, image, picture, path, annotations):
-        try:
-            said = (image["height"], image["width"]) if image.get("height") and image.get("width") else None
-            size = upright_size(picture, said, f"{path}: image {image['id']}: its size")
-        except ValueError as error:
-            self.skipped.append(str(error))
-            return
+    def _read(self, id, picture, size, annotations):
         objects = []
         for where, name, annotation in annotations:
             try:
@@ -151,7 +161,7 @@ class COCODataset(AnnotatedPictures):
             self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1
             objects.append((name, edges, difficult, region, origin))
             self._written.append((x, y, w, h, w * h if area is None else area))
-        self._add(str(image["id"]), picture, size, objects)
+        self._add(id, picture, size, objects)
 
     def truth(self):
         """{image_id: ground truth}, as evaluation.coco_ap.evaluate takes it: boxes as written, not cut, the areas that the

@@ -1,5 +1,6 @@
 """Picture files: finding them, and reading them upright, in RGB, whole or not at all."""
 import glob
+import io
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -86,10 +87,26 @@ def exif_orientation(image):
         return 1
     try:
         # the PNG reader's own getexif would decode all pixels to look behind them
+        if image.format == "PNG" and "exif" not in image.info:
+            image = Image.open(_png_without_pixels(image.filename))
         value = Image.Image.getexif(image).get(0x0112, 1)
     except Exception:  # a damaged EXIF block must not cost the picture
         return 1
     return value if value in UPRIGHT else 1
+
+
+def _png_without_pixels(path):
+    """A PNG of the chunks that may tell an orientation: ImageMagick writes EXIF behind the pixels, exiftool before 11.63 XMP."""
+    kept = io.BytesIO()
+    with open(path, "rb") as file:
+        kept.write(file.read(8))
+        while head := file.read(8):
+            length = int.from_bytes(head[:4], "big") + 4  # with the checksum
+            if head[4:] in (b"IHDR", b"eXIf", b"iTXt", b"tEXt", b"zTXt", b"IEND"):
+                kept.write(head + file.read(length))
+            else:
+                file.seek(length, os.SEEK_CUR)
+    return kept
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from dataset.annotated import ORIGIN_KEYS, AnnotatedPictures, Origin, read_origin, unknown_class
+from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin, unknown_class
 from dataset.pictures import is_picture, natural_order, undecodable, upright_size
 
 try:
     from defusedxml.ElementTree import fromstring
 except ImportError:
     from xml.etree.ElementTree import fromstring
+
+VOC_BOOLEANS = BOOLEANS | {"unspecified": False}  # as many scripts write it
 
 
 class VocObject(NamedTuple):
@@ -41,7 +43,7 @@ class Member(NamedTuple):
 def read_annotation(path) -> Annotation:
     """What a VOC XML file says. Only `object/bndbox` counts, not the boxes of parts; `difficult` and `size` may miss.
 
-    Raises ValueError where the file does not parse or is no VOC annotation.
+    Raises ValueError where the file does not parse, is no VOC annotation or has a <size> that cannot be read.
     """
     try:
         data = Path(path).read_bytes()
@@ -52,8 +54,11 @@ def read_annotation(path) -> Annotation:
         raise ValueError(f"{path}: cannot be read as XML: {error}") from None
     if root.tag != "annotation":
         raise ValueError(f"{path}: is no VOC annotation, its outermost element is <{root.tag}>, not <annotation>")
-    height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    size = (round(height), round(width)) if height > 0 and width > 0 else None
+    written = {side: (root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")}
+    for side, text in written.items():
+        if text and not _number(text) >= 0:
+            raise ValueError(f"{path}: <size> has {side} '{text}', must be a number of 0 or more")
+    size = tuple(round(_number(text or 0)) for text in written.values())
     objects, problems = [], []
     for number, element in enumerate(root.findall("object"), start=1):
         name = " ".join((element.findtext("name") or "").split())
@@ -64,13 +69,13 @@ def read_annotation(path) -> Annotation:
         elif any(map(math.isnan, corners)):
             problems.append(f"{path}: object {number} ({name}) must have four numbers in bndbox, not {texts}")
         else:
-            difficult, crowd = ((element.findtext(tag) or "").strip().lower() in ("1", "true") for tag in ("difficult", "iscrowd"))
             try:
+                difficult, crowd = (read_choice(tag, (element.findtext(tag) or "").strip() or None, VOC_BOOLEANS) for tag in ("difficult", "iscrowd"))
                 origin = read_origin({key: element.findtext(key) for key in ORIGIN_KEYS})
                 objects.append(VocObject(number, name, corners, difficult or crowd, crowd, origin))
             except ValueError as error:
                 problems.append(f"{path}: object {number} ({name}) {error}")
-    return Annotation(size, objects, problems)
+    return Annotation(size if all(size) else None, objects, problems)
 
 
 def _number(text):

@@ -87,13 +87,14 @@ class _Training:
                                          nesterov=options.momentum > 0)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
-        self.metrics, self.finished, self.counts = {}, False, RunningCounts(options.normalizer_momentum)
+        self.metrics, self.finished, self.stepping, self.counts = {}, False, False, RunningCounts(options.normalizer_momentum)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
         self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)
 
     def run_epoch(self, stop) -> None:
-        """The rest of the current epoch, or up to the last step. Stops, with a checkpoint, when all ranks know of a signal."""
+        """The rest of the current epoch, or up to the last step. Stops, with a checkpoint, when all ranks know of a signal; what
+        breaks off a step half-made leaves the checkpoint of before."""
         self.meter = Meter()
         self.network.train()
         try:
@@ -101,11 +102,13 @@ class _Training:
                 if self.state["step"] >= self.last_step:
                     break
                 self.meter.waited()
+                self.stepping = True
                 asked = self.step(batch, infos, stop.asked)
+                self.stepping = False
                 if asked:
                     raise KeyboardInterrupt
-        except (KeyboardInterrupt, ValueError) as error:
-            if not isinstance(error, NonFiniteLoss):
+        except (KeyboardInterrupt, ValueError):
+            if not self.stepping:
                 self.state["seconds"] += self.meter.elapsed()
                 self.save("last.pth")
             self.bar.close()
@@ -196,9 +199,7 @@ class _Training:
 
     def restore(self, last: dict) -> None:
         training = last["training"]
-        if training["steps_per_epoch"] != len(self.loader):
-            raise ValueError(f"the run to resume had {training['steps_per_epoch']} steps an epoch, with this data and batch size "
-                             f"they are {len(self.loader)}; resume with the same, or start a new run from its weights")
+        check_steps(last, self.loader)
         self.averaged.load_state_dict(last["model"])
         self.network.load_state_dict(training["model"])
         self.optimizer.load_state_dict(training["optimizer"])
@@ -222,6 +223,14 @@ class _Training:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         raise NonFiniteLoss(f"step {self.state['step']}: the loss is not finite ({shown}) on pictures "
                             f"{', '.join(info['image_id'] for info in infos)}; the batch and the weights before it are in {file}")
+
+
+def check_steps(last: dict, loader) -> None:
+    """Raises ValueError where the epochs of a run to resume had another number of steps than the loader gives."""
+    then = last["training"]["steps_per_epoch"]
+    if then != len(loader):
+        raise ValueError(f"the run to resume had {then} steps an epoch, with this data and batch size they are {len(loader)}; "
+                         "resume with the same, or start a new run from its weights")
 
 
 @torch.no_grad()

@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+FIRST_FILE = "network.yaml"         # of a run, before any other
+OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "train_batch.jpg", "training.png")
+
+
 @contextmanager
 def one_sentence_errors():
     """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
     and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
-    `python -X dev` shows every traceback.
+    `python -X dev` shows every traceback. What stdout cannot say, as a file name of another encoding, it says in escapes.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
@@ -30,7 +36,7 @@ def one_sentence_errors():
 class RunLog:
     """A run's folder and what is written there while it runs; silent on ranks other than 0.
 
-    folder     Path: config.yaml, network.yaml, config_given.yaml, log.txt, metrics.csv, TensorBoard events (where tensorboard is installed), checkpoints
+    folder     Path: FIRST_FILE and OTHER_FILES, TensorBoard events (where tensorboard is installed), checkpoints
     Rows go to metrics.csv at once, a row an epoch, so that a crash keeps them; a resumed run goes on below them.
     """
 
@@ -49,14 +55,14 @@ class RunLog:
         if self.active:
             from tqdm import tqdm
             tqdm.write(text)
-            with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            with open(self.folder / "log.txt", "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
 
     def settings(self, flags: dict, network: dict, given: str | None = None) -> None:
-        """config.yaml, which repeats the run; network.yaml, what the flags made of the network; a copy of the `given` recipe."""
+        """network.yaml, what the flags made of the network; config.yaml, which repeats the run; a copy of the `given` recipe."""
         import yaml
         if self.active:
-            for name, values in (("config.yaml", flags), ("network.yaml", network)):
+            for name, values in ((FIRST_FILE, network), ("config.yaml", flags)):
                 plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
                 (self.folder / name).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
             if given and Path(given).resolve() != (self.folder / "config.yaml").resolve():

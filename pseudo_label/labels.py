@@ -88,24 +88,13 @@ def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
 
 
 def _good_pictures(path: Path, entries: list, images: Path) -> list:
-    from dataset.pictures import undecodable, upright_size
-    files = [images / str(each["file_name"]) for each in entries]
-    undecoded, good = undecodable(files), []
-    bad = [*undecoded.values()]
-    for each, file in zip(entries, files, strict=True):
-        if file in undecoded:
-            continue
-        try:
-            said = (each["height"], each["width"]) if each.get("height") and each.get("width") else None
-            upright_size(file, said, f"{path}: image {each['id']}: its size")
-            good.append(each)
-        except ValueError as error:
-            bad.append(str(error))
+    from dataset.coco import good_pictures
+    good, bad = good_pictures(path, images, entries, decode=True)
     if entries and not good:
         raise ValueError(f"{path}: no picture is left, {len(bad)} are bad; the first: {bad[0]}")
     if bad:
         print(f"note: {path}: {len(bad)} of {len(entries)} pictures are bad and left out, as training does; the first: {bad[0]}")
-    return good
+    return [entry for entry, *_ in good]
 
 
 def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:

@@ -116,6 +116,9 @@ def test_a_mosaic_of_crowds_keeps_every_field_alike(write, tmp_path):
     (lambda v: v["annotations"][1].update(image_id=3), "annotation 5: image_id is 3, which is the id of no image"),
     (lambda v: v["images"][0].update(width=50, height=100), "image 0: its size is 50x100, width and height exchanged, but"),
     (lambda v: v["images"][0].update(file_name="c.jpg"), "c.jpg: no such picture"),
+    (lambda v: v["images"][0].update(file_name="../a.jpg"), "image 0: file_name is '../a.jpg', which lies outside"),
+    (lambda v: v["images"][0].update(file_name="sub/../../a.jpg"), "image 0: file_name is 'sub/../../a.jpg', which lies outside"),
+    (lambda v: v["images"][0].update(file_name="/a.jpg"), "image 0: file_name is '/a.jpg', which lies outside"),
 ])
 def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp_path):
     values = contents()

@@ -105,6 +105,19 @@ def test_an_error_is_what_the_data_set_refuses_and_a_warning_what_it_takes(fault
     assert refused == (kind in ERRORS)
 
 
+def test_boxes_are_judged_as_training_reads_them(voc_folder, xml_writer, capsys):
+    """The box is 1.3 px wide inside the picture for who counts from 1, 0.3 px for who counts from 0."""
+    xml_writer(voc_folder / "Annotations/0001.xml", (96, 128), [("disc", (127.7, 10, 131, 20)), ("disc", (0, 1, 10, 20))])
+    assert main([str(voc_folder)]) == 0 and len(VOCDataset(voc_folder)) == 12
+    assert "run this again with it" in findings(voc_folder)["zero-based"]["message"] and "bad-box" not in findings(voc_folder)
+    with pytest.raises(ValueError, match="0001.xml: object 1 .disc. lies outside"):
+        VOCDataset(voc_folder, one_based=False)
+    assert main([str(voc_folder), "--zero-based"]) == 1
+    report = check([voc_folder], one_based=False)
+    found = {finding["id"]: finding for finding in report["findings"]}
+    assert "object 1 (disc) lies outside" in found["bad-box"]["examples"][0] and "zero-based" not in found and report["one_based"] is False
+
+
 def test_the_same_pixels_under_two_names_are_found_with_their_splits(faulty):
     folder, ways = faulty
     ways["picture-in-two-splits"]()

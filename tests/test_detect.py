@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_boxes_are_in_the_pixels_of_the_original(checkpoint, tmp_path, capsys):
     assert boxes_of(first)["disc"] == pytest.approx([16, 8, 48, 40], abs=1.0)
     assert boxes_of(first)["slab"] == pytest.approx([64, 32, 120, 88], abs=1.0)
     assert first["detections"][0]["score"] == 0.9
-    assert second == {"image": "in/2.png", "width": 96, "height": 128, "detections": [], "drawn": "out/2.png"}
+    assert second == {"image": "in/2.png", "width": 96, "height": 128, "detections": [], "drawn": str(tmp_path / "out/2.png")}
 
     drawn = Image.open("out/1.png")
     assert drawn.size == (128, 96) and drawn.tobytes() != Image.open("in/1.png").tobytes()
@@ -72,6 +73,13 @@ def test_an_unexpanded_glob_is_expanded(checkpoint, tmp_path):
         draw_picture(tmp_path / name)
     assert [entry["image"] for entry in run(checkpoint, "x/**/*.png")] == ["x/1.png", "x/y/2.png"]
     assert Path("out/1.png").exists() and Path("out/y/2.png").exists()
+
+
+def test_a_file_name_of_another_encoding_stops_nothing(checkpoint, tmp_path, capsys):
+    draw_picture(tmp_path / "in" / os.fsdecode(b"caf\xe9.png"), (0, 0, 20, 20))
+    draw_picture(tmp_path / "in" / "z.png", (0, 0, 20, 20))
+    assert len(run(checkpoint, "in")) == 2
+    assert "in/caf\\udce9.png  128x96  1 disc" in capsys.readouterr().out
 
 
 def test_the_score_threshold_is_the_checkpoints_unless_given(checkpoint, tmp_path):
@@ -126,6 +134,9 @@ def test_drawn_copies_of_an_earlier_call_are_no_input_and_are_replaced(checkpoin
     for _ in range(2):
         assert [entry["image"] for entry in run(checkpoint, "**/*.png")] == ["1.png", "sub/2.png"]
     assert "left out: 2 inputs that are drawn copies of an earlier call in out" in capsys.readouterr().out
+    os.chdir("sub")
+    assert len(detect.main(["../1.png", "--checkpoint", str(checkpoint), "--output", "../out"])) == 1      # also seen from another folder
+    os.chdir("..")
     Path("out/notes.txt").write_text("mine")
     run(checkpoint, "1.png")
     assert sorted(path.name for path in Path("out").rglob("*.*")) == ["1.png", "detections.json", "notes.txt"]

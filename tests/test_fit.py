@@ -88,6 +88,26 @@ def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
     assert same(a["model"], b["model"]) and a["training"]["step"] == b["training"]["step"] == 15
 
 
+def test_a_step_broken_off_half_made_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
+    """A second Ctrl-C raises at once, wherever the step is."""
+    whole, _ = run_fit(tmp_path / "whole")
+    clip = nn.utils.clip_grad_norm_
+
+    def interrupted(parameters, norm, calls=[]):
+        calls.append(norm)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return clip(parameters, norm)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "broken")
+    monkeypatch.undo()
+    last = load_checkpoint(tmp_path / "broken" / "last.pth")
+    assert last["training"]["step"] == 5            # of the end of the first epoch
+    resumed, _ = run_fit(tmp_path / "broken", resume=last)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
 def test_max_steps_ends_a_run_that_can_be_resumed(tmp_path):
     options = FitOptions(epochs=3, lr=0.05, warmup_steps=2, schedule="cosine", ema_decay=0.9)
     whole, _ = run_fit(tmp_path / "whole", options=options)

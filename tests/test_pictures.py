@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from dataset.coco import COCODataset
 from dataset.pictures import Pictures, find_pictures, natural_order, picture_size, read_picture, undecodable
@@ -47,6 +47,30 @@ def test_a_picture_stored_in_any_exif_orientation_is_read_upright(tmp_path, orie
     assert tuple(image.shape) == (3, 20, 40) and image.dtype == torch.uint8
     assert picture_size(path) == (20, 40)
     assert corner_colours(image) == [RED, GREEN, BLUE, WHITE]
+
+
+def move_behind_pixels(path, kind):
+    """Puts a PNG's chunks of one kind between its pixels and its end."""
+    data, chunks, place = path.read_bytes(), [], 8
+    while place < len(data):
+        chunks.append(data[place : place + 12 + int.from_bytes(data[place : place + 4], "big")])
+        place += len(chunks[-1])
+    chunks.sort(key=lambda chunk: {kind: 1, b"IEND": 2}.get(chunk[4:8], 0))
+    path.write_bytes(data[:8] + b"".join(chunks))
+
+
+@pytest.mark.parametrize("writer", ["ImageMagick", "exiftool", "an animation's"])
+def test_the_orientation_of_a_png_counts_behind_its_pixels_too_and_costs_no_decoding(tmp_path, writer, monkeypatch):
+    stored, exif, xmp, path = quadrants().transpose(Image.Transpose.ROTATE_90), Image.Exif(), PngImagePlugin.PngInfo(), tmp_path / "a.png"
+    exif[0x0112] = 6
+    xmp.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    kind, options = {"ImageMagick": (b"eXIf", {"exif": exif}), "exiftool": (b"iTXt", {"pnginfo": xmp}),
+                     "an animation's": (b"eXIf", {"exif": exif, "save_all": True, "append_images": [stored.convert("L").convert("RGB")]})}[writer]
+    stored.save(path, **options)
+    move_behind_pixels(path, kind)
+    assert corner_colours(read_picture(path)) == [RED, GREEN, BLUE, WHITE]
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("pixels are decoded"))
+    assert picture_size(path) == (20, 40)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -142,7 +166,7 @@ def test_skip_bad_leaves_out_what_only_decoding_shows(tmp_path, voc_maker):
     assert picture_size(hurt) == (64, 64) and list(undecodable([hurt, folder / "JPEGImages" / "0001.jpg"])) == [hurt]
     dataset = VOCDataset(folder, skip_bad=True)
     assert len(dataset) == 11 and len(dataset.skipped) == 1 and "0003.png: cannot be read" in dataset.skipped[0]
-    images = [{"id": place, "file_name": name, "width": 128, "height": 96} for place, name in enumerate(["0001.jpg", "0003.png"])]
+    images = [{"id": place, "file_name": name} for place, name in enumerate(["0001.jpg", "0003.png"])]
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}
     (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [box, {**box, "id": 2, "image_id": 0}],
                                                  "categories": [{"id": 1, "name": "disc"}]}))

@@ -62,7 +62,7 @@ def pseudo(id, image, category, bbox, score=None, **more):
 # ---- the stages as commands
 
 def test_help_is_the_manual_and_imports_nothing_heavy():
-    code = ("import sys\n" + "".join(f"import pseudo_label.{stage} as {stage}\n" for stage in STAGES)
+    code = ("import sys, dataset.check\n" + "".join(f"import pseudo_label.{stage} as {stage}\n" for stage in STAGES)
             + "heavy = {'torch', 'numpy', 'matplotlib', 'faiss'} & {*sys.modules}\nassert not heavy, heavy\n"
             + "".join(f"assert 'python -m pseudo_label.{stage} ' in {stage}.__doc__\n" for stage in STAGES))
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from reference_fcos import CASES, random_weights
 
 import engine.distributed
+import engine.predict
 import train_voc
 from engine.checkpoint import load_checkpoint
 from flags import MODEL_FLAGS, input_sizes
@@ -393,7 +394,24 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(unbroken, tmp_path, voc_
     assert f"--ema is 0.0, but {last} was trained with 0.998" in refusal(train_voc.main, ["--resume", last, "--ema", 0], capsys)
     assert "goes on in its own folder" in refusal(train_voc.main, ["--resume", last, "--output", tmp_path / "x"], capsys)
     assert f"{run}: holds a run already" in refusal(train_voc.main, words(other, run), capsys)
+    assert "steps an epoch, with this data and batch size they are" in refusal(train_voc.main, ["--resume", last, "--batch-size", 1], capsys)
     assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_new_run_replaces_no_file_of_somebody_else(tmp_path, voc_folder, capsys):
+    (tmp_path / "run").mkdir()
+    recipe = tmp_path / "run" / "config.yaml"
+    recipe.write_text("lr: 0.02    # mine\n")
+    told = refusal(train_voc.main, [*words(voc_folder, tmp_path / "run"), "--config", recipe], capsys)
+    assert f"--output {tmp_path / 'run'}: holds config.yaml, which no run has left there" in told
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"] and recipe.read_text() == "lr: 0.02    # mine\n"
+
+
+def test_a_folder_of_a_run_that_was_stopped_before_its_first_checkpoint_is_free(tmp_path, voc_folder):
+    train(voc_folder, tmp_path / "run", "--max-steps", 1)
+    for name in ("last.pth", "best.pth"):
+        (tmp_path / "run" / name).unlink()
+    train(voc_folder, tmp_path / "run", "--max-steps", 1)
 
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path, voc_folder, monkeypatch, capsys):
@@ -405,6 +423,13 @@ def test_without_a_list_to_evaluate_on_there_is_still_a_best_checkpoint(tmp_path
     last = train(voc_folder, tmp_path / "run", "--val-split", "none", "--max-steps", 1)
     assert rows(tmp_path / "run")[0]["mAP"] == "" and (tmp_path / "run" / "training.png").exists()
     assert all(torch.equal(value, last["model"][name]) for name, value in load_checkpoint(tmp_path / "run" / "best.pth")["model"].items())
+
+
+def test_validation_merges_tiles_as_the_network_says(tmp_path, voc_folder, monkeypatch):
+    predict, seen = engine.predict.predict, []
+    monkeypatch.setattr(engine.predict, "predict", lambda *given, **named: seen.append(named) or predict(*given, **named))
+    train(voc_folder, tmp_path / "run", "--tile", 64, "--max-steps", 1, "--nms-iou-threshold", 0.4, "--max-detections", 7)
+    assert [(named["nms_iou_threshold"], named["max_detections"]) for named in seen] == [(0.4, 7)]
 
 
 def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc_folder):

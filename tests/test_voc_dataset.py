@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_xml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -186,12 +187,36 @@ def test_boxes_at_coordinate_zero_and_boxes_cut_are_mentioned(beside):
     assert "coordinate 0" not in "\n".join(VOCDataset(folder, one_based=False).notes)
 
 
+def test_classes_that_differ_only_in_case_are_mentioned_with_their_numbers_of_objects(beside):
+    folder = beside("a", [(name, (1, 1, 10, 10)) for name in ("nail", "clip", "Nail", "nail")])
+    dataset = VOCDataset(folder)
+    assert dataset.classes == ["Nail", "clip", "nail"]
+    assert dataset.notes == [f"{folder}: Nail (1 objects) / nail (2 objects) differ only in upper and lower case, and are classes of their own"]
+
+
+@pytest.mark.parametrize("tag", ["difficult", "iscrowd"])
+def test_a_flag_is_what_tools_write_for_0_and_1_and_anything_else_is_refused(beside, tag):
+    def written(text):
+        return f"<object><name>nail</name><{tag}>{text}</{tag}>{box}</object>"
+
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>10</xmax><ymax>10</ymax></bndbox>"
+    folder = beside("a", extra="".join(map(written, ("1", " True\n", "0", "FALSE", "Unspecified", " ", ""))))
+    assert VOCDataset(folder).target(0)["difficult"].tolist() == [True, True, False, False, False, False, False]
+    for text in ("yes", "2", "1.0", "-1"):
+        beside("a", [("nail", (1, 1, 10, 10))], extra=written(text))
+        with pytest.raises(ValueError, match=rf"a.xml: object 2 \(nail\) {tag} is '{text}', must be one of true, false, 1, 0.*--skip-bad"):
+            VOCDataset(folder)
+        assert len(VOCDataset(folder, skip_bad=True).target(0)["boxes"]) == 1
+
+
 BAD_FILES = {
     "a.xml: cannot be read as XML": lambda f: (f / "a.xml").write_text("<annotation><object>"),
     "a.xml: cannot be read as XML: .*entities": lambda f: (f / "a.xml").write_text(
         '<!DOCTYPE a [<!ENTITY x "ha">]><annotation>&x;</annotation>'),
     "a.xml: cannot be read as XML: ": lambda f: (f / "a.xml").write_bytes(b""),
     "a.xml: is no VOC annotation, its outermost element is <html>": lambda f: (f / "a.xml").write_text("<html/>"),
+    "a.xml: <size> has width 'abc', must be a number of 0 or more": lambda f: write_xml(f / "a.xml", (50, "abc"), []),
+    "a.xml: <size> has height '-50', must be a number of 0 or more": lambda f: write_xml(f / "a.xml", (-50, 0), []),
     "a.jpg: cannot be read as a picture: .*[Tt]runcated": lambda f: os.truncate(f / "a.jpg", 600),
     "a.jpg: is no picture of a known kind": lambda f: (f / "a.jpg").write_text("<html>"),
     "a.xml: must have one picture a.* not none": lambda f: (f / "a.jpg").unlink(),

@@ -62,14 +62,13 @@ def to_coco(dataset, images: Path) -> dict:
 
 def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
     """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures
-    would need the same XML file, or one would lie outside the folder, or the list is there already."""
+    would need the same XML file, or the list is there already."""
     names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
     ids = [name.with_suffix("").as_posix() for name in names]
     times = Counter(ids)
     for name, id in zip(names, ids, strict=True):
-        if times[id] > 1 or name.is_absolute() or ".." in name.parts:
-            rule = "shares its name with another picture" if times[id] > 1 else f"lies outside {images}"
-            raise ValueError(f"{images / name}: {rule}; in VOC layout it can have no XML file of its own")
+        if times[id] > 1:
+            raise ValueError(f"{images / name}: shares its name with another picture; in VOC layout it can have no XML file of its own")
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
     if listed.exists():
         raise ValueError(f"--split {split}: {listed} is there already; name another split or another --output")
