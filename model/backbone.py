@@ -4,6 +4,8 @@ The ResNets and RegNet are torchvision's, EfficientNet-Lite0 is written here (to
 any network of an installed timm that can give features, with random weights. Each has `.channels` of C2 to C5 and `.early()`: the modules up
 to stride 4, whose general features a detector with pre-trained weights need not learn again.
 """
+import math
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -54,11 +56,11 @@ class RegNetBody(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise k x k, linear 1x1 projection, and the input added where the shape allows (1801.04381)."""
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int, norm=nn.BatchNorm2d):
         super().__init__()
         wide = in_channels * expansion
-        layers = [ConvNorm(in_channels, wide, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
-        layers += [ConvNorm(wide, wide, kernel, stride, groups=wide), nn.ReLU6(inplace=True), ConvNorm(wide, out_channels, 1)]
+        layers = [ConvNorm(in_channels, wide, 1, norm=norm), nn.ReLU6(inplace=True)] if expansion > 1 else []
+        layers += [ConvNorm(wide, wide, kernel, stride, wide, norm), nn.ReLU6(inplace=True), ConvNorm(wide, out_channels, 1, norm=norm)]
         self.layers = nn.Sequential(*layers)
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -67,15 +69,15 @@ class InvertedResidual(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm, padded as TensorFlow's SAME: what is odd goes right and bottom."""
+    """Convolution and norm, padded as TensorFlow's SAME: what is odd goes right and bottom."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, norm=nn.BatchNorm2d):
         super().__init__()
         total = kernel - stride if stride > 1 else kernel - 1      # for sides that the stride divides
         # An odd total: one window more at the left and top, which is left out then. To pad the input alone would copy all of it.
         self.uneven = total % 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, total // 2 + self.uneven * stride, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.bn = norm(out_channels, eps=1e-3)
         self.join = normed          # `folded` where the norm is frozen
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,13 +107,13 @@ class EfficientNetLite0(nn.Module):
         (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),                           # ends at C4
         (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))                          # ends at C5
 
-    def __init__(self):
+    def __init__(self, norm):
         super().__init__()
-        self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2, norm=norm), nn.ReLU6(inplace=True))
         blocks, width = [], 32
         for expansion, channels, repeats, stride, kernel in self.STAGES:
             for number in range(repeats):
-                blocks.append(InvertedResidual(width, channels, expansion, kernel, stride if number == 0 else 1))
+                blocks.append(InvertedResidual(width, channels, expansion, kernel, stride if number == 0 else 1, norm))
                 width = channels
         self.to_c3, self.to_c4, self.to_c5 = (nn.Sequential(*part) for part in (blocks[:5], blocks[5:11], blocks[11:]))
         for module in self.modules():
@@ -171,12 +173,18 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """16 groups, or as many as divide the channels. Its statistics are those of one picture, so that no step is too small for it."""
+    return nn.GroupNorm(math.gcd(16, channels), channels, eps)
+
+
+NORMS = {"bn": nn.BatchNorm2d, "gn": group_norm}
 BACKBONES = {
-    "resnet18": lambda: ResNetBody(torchvision.models.resnet18(), [64, 128, 256, 512]),
-    "resnet34": lambda: ResNetBody(torchvision.models.resnet34(), [64, 128, 256, 512]),
-    "resnet50": lambda: ResNetBody(torchvision.models.resnet50(), [256, 512, 1024, 2048]),
-    "resnet101": lambda: ResNetBody(torchvision.models.resnet101(), [256, 512, 1024, 2048]),
-    "regnet_x_400mf": lambda: RegNetBody(torchvision.models.regnet_x_400mf(), [32, 64, 160, 400]),
+    "resnet18": lambda norm: ResNetBody(torchvision.models.resnet18(norm_layer=norm), [64, 128, 256, 512]),
+    "resnet34": lambda norm: ResNetBody(torchvision.models.resnet34(norm_layer=norm), [64, 128, 256, 512]),
+    "resnet50": lambda norm: ResNetBody(torchvision.models.resnet50(norm_layer=norm), [256, 512, 1024, 2048]),
+    "resnet101": lambda norm: ResNetBody(torchvision.models.resnet101(norm_layer=norm), [256, 512, 1024, 2048]),
+    "regnet_x_400mf": lambda norm: RegNetBody(torchvision.models.regnet_x_400mf(norm_layer=norm), [32, 64, 160, 400]),
     "efficientnet_lite0": EfficientNetLite0,
 }
 
@@ -201,17 +209,20 @@ class Normalize(nn.Module):
 NO_EPS = 1e-30          # for an eps of 0, which not every version of torch takes: added to a variance in float32, nothing
 
 
-def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None) -> nn.Module:
-    """A backbone with random weights. Raises ValueError for a name that is not known, and for one without bottlenecks.
+def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None, norm: str = "bn") -> nn.Module:
+    """A backbone with random weights. Raises ValueError for a name that is not known, and for what a backbone cannot be.
 
     freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4)
     stride_in_1x1  bottlenecks shrink the map in their first convolution, as Caffe's ResNets do
     norm_eps       of all batch norms; None: their own
+    norm           "bn" or "gn" (group norms; Wu and He, 1803.08494), of which nothing is frozen
     """
     if name.startswith("timm:"):
+        if norm != "bn":
+            raise ValueError(f"backbone_norm is {norm!r}, but the norms of {name} are timm's own matter")
         body = TimmBody(name.removeprefix("timm:"))
     elif name in BACKBONES:
-        body = BACKBONES[name]()
+        body = BACKBONES[name](NORMS[norm])
     else:
         raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
     if freeze not in ("none", "norm", "early"):
@@ -245,7 +256,7 @@ def _move_strides(name: str, body: nn.Module) -> None:
 
 def freeze_norms(module: nn.Module) -> None:
     """Only plain batch norms are known to do nothing else; timm's, for one, carry the activation too."""
-    if isinstance(module, ConvNorm):
+    if isinstance(module, ConvNorm) and isinstance(module.bn, nn.BatchNorm2d):
         module.join = folded
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:

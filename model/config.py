@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 INF = float("inf")
 CHOICES = {
-    "levels": (3, 4, 5), "backbone_freeze": ("none", "norm", "early"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
+    "levels": (3, 4, 5), "backbone_norm": ("bn", "gn"), "backbone_freeze": ("none", "norm", "early"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
     "p6_from": ("p5", "c5"), "head_norm": ("gn", "bn", "none"), "tower_bias": (False, True), "shared_tower": (False, True),
     "distance": ("exp", "relu"), "distance_unit": ("stride", "pixel"), "scale_distances": (True, False),
     "quality": ("centerness", "iou", "none"), "quality_tower": ("box", "cls"),
@@ -42,6 +42,7 @@ PRESETS = {
 class NetworkConfig:
     """What all models have. `asdict()` is plain types only, `from_dict` takes it back. CHOICES lists what a word can be.
 
+    backbone_norm     batch norms, or group norms of 16 groups
     backbone_freeze   what stays as it was loaded, see model.backbone
     stride_in_1x1     a ResNet's bottlenecks shrink the map in their first convolution (Caffe's), not in the 3x3 (torchvision's)
     norm_eps          of the backbone's batch norms; None = its own
@@ -51,6 +52,7 @@ class NetworkConfig:
     num_classes: int
     model: str = ""
     backbone: str = "resnet18"
+    backbone_norm: str = "bn"
     backbone_freeze: str = "none"
     stride_in_1x1: bool = False
     norm_eps: float | None = None

@@ -27,7 +27,7 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.normalize = Normalize(config)
-        self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
+        self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps, config.backbone_norm)
         self.fpn = FPN(self.backbone.channels[config.finest - 2:], config.fpn_channels, config.levels, "pool")
         self.rpn = RPN(config)
         self.box_head = BoxHead(config)

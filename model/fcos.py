@@ -39,7 +39,7 @@ class FCOS(nn.Module):
         super().__init__()
         self.config = config
         self.normalize = Normalize(config)
-        self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps)
+        self.backbone = build_backbone(config.backbone, config.backbone_freeze, config.stride_in_1x1, config.norm_eps, config.backbone_norm)
         self.fpn = FPN(self.backbone.channels[1:], config.fpn_channels, config.levels, config.p6_from)
         self.head = FCOSHead(config)
         self.loss, self.detection = FCOSLoss(config), FCOSDetection(config)

@@ -110,7 +110,7 @@ DROPPED = r"(.*\.)?(num_batches_tracked|pixel_mean|pixel_std|anchor_generator\..
 _RESNETS = {(2, 2): "resnet18", (2, 6): "resnet34", (3, 6): "resnet50", (3, 23): "resnet101"}  # convolutions a block, blocks of layer3
 
 # The fields of a config that say what weights mean; the others say how to train on and what to report.
-BODY_MEANING = ("backbone", "fpn_channels", "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")      # of backbone and pyramid
+BODY_MEANING = ("backbone", "backbone_norm", "fpn_channels", "pixel_order", "pixel_mean", "pixel_std", "stride_in_1x1", "norm_eps")      # of backbone and pyramid
 MEANING = (*BODY_MEANING, "levels", "head_convs", "head_norm", "head_norm_groups", "tower_bias", "shared_tower", "quality",
            "quality_tower", "distance", "distance_unit", "scale_distances", "location_offset", "strides_from_grid", "p6_from",
            "pyramid", "anchor_scale", "anchor_ratios", "roi_levels", "roi_size", "box_channels", "box_refinement", "mask_size", "mask_convs",

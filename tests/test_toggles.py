@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model import build_model
-from model.backbone import build_backbone
+from model.backbone import BACKBONES, build_backbone
 from model.config import CHOICES, PRESETS, FCOSConfig
 from model.fpn import FPN
 from model.head import FCOSHead
@@ -68,6 +68,23 @@ def test_what_cannot_be_is_refused_by_name(fields, sentence):
 
 
 # Backbone and pyramid
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("freeze", ["none", "early"])
+def test_with_group_norms_a_picture_is_seen_alike_in_every_batch_in_training_and_after_it(name, freeze):
+    torch.manual_seed(0)
+    body = build_backbone(name, freeze, norm="gn").train()
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in body.modules())
+    pictures = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        together, alone = body(pictures), body.eval()(pictures[:1])
+    assert all(torch.allclose(two[:1], one, atol=1e-3 * float(one.abs().max())) for two, one in zip(together, alone, strict=True))
+
+
+def test_the_norms_of_timms_networks_are_their_own():
+    with pytest.raises(ValueError, match="backbone_norm is 'gn', but the norms of timm:resnet18 are timm's own matter"):
+        build_backbone("timm:resnet18", "none", norm="gn")
+
 
 def test_caffes_resnets_shrink_the_map_in_their_1x1_convolutions():
     plain, caffe = build_backbone("resnet50", "none"), build_backbone("resnet50", "none", stride_in_1x1=True).eval()

@@ -197,6 +197,12 @@ def test_imagenet_weights_that_cannot_be_had_end_the_run_if_asked_for_and_are_to
     assert load_checkpoint(tmp_path / "b" / "last.pth")["config"]["backbone_freeze"] == "none"
 
 
+def test_group_norms_in_the_backbone_start_from_nothing(tmp_path, voc_folder, capsys):
+    assert "--backbone-norm gn has no ImageNet weights" in refused(capsys, voc_folder, tmp_path / "a", "--backbone-norm", "gn", "--weights", "imagenet")
+    last = train(voc_folder, tmp_path / "b", "--backbone-norm", "gn", "--weights", "auto", "--max-steps", 1)
+    assert (last["config"]["backbone_norm"], last["config"]["backbone_freeze"], last["flags"]["weights"]) == ("gn", "none", "none")
+
+
 def test_coco_weights_that_cannot_be_had_end_the_run(no_network, tmp_path, voc_folder, capsys):
     line = refusal(train_voc.main, words(voc_folder, tmp_path / "run", "--weights", "coco"), capsys)
     assert "--weights coco: FCOS_ResNet50_FPN_Weights.COCO_V1 of torchvision could not be downloaded" in line
