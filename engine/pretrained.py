@@ -30,7 +30,8 @@ def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[
         except ValueError as error:
             if choice == "imagenet":
                 raise
-            return {}, [f"training from nothing, because of {error}; for such a start --backbone-norm gn and a --batch-size of 2 are better"]
+            better = "" if backbone.startswith("timm:") else "; for such a start --backbone-norm gn and a --batch-size of 2 are better"
+            return {}, [f"training from nothing, because of {error}{better}"]
         return {"kind": kind, "model": state}, []
     if choice == "coco":
         return foreign_detector(_download(coco[0], f"--weights coco: {coco[0]} of torchvision"), convert, *coco[1:]), []
