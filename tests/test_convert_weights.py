@@ -35,17 +35,18 @@ def found(checkpoint, images, sizes, **changed):
     return [list(zip(result["scores"].tolist(), result["labels"].tolist(), result["boxes"].tolist(), strict=True)) for result in results]
 
 
-def assert_same(ours, theirs, at_least=20):
-    """Each of theirs is one of ours, within 1e-4 in score and 1e-3 pixels, and there are no more."""
+def assert_same(ours, theirs, at_least=20, threshold=float("inf")):
+    """Each of theirs is one of ours, within 1e-4 in score and 1e-3 pixels, and there are no more. What is within 1e-4 of the score
+    threshold may be found by one of the two alone: processors round differently."""
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
-        assert len(mine) == len(other) >= at_least
-        rest = list(mine)
+        rest, missing = list(mine), []
         for score, label, box in other:
             match = next((each for each in rest if each[1] == label and abs(each[0] - score) < 1e-4
                           and all(abs(a - b) < 1e-3 for a, b in zip(each[2], box, strict=True))), None)
-            assert match, (score, label, box)
-            rest.remove(match)
+            rest.remove(match) if match else missing.append((score, label, box))
+        assert not [each for each in (*rest, *missing) if abs(each[0] - threshold) >= 1e-4]
+        assert len(other) >= at_least
 
 
 def named(case):
@@ -133,7 +134,7 @@ def agrees_with(oracle, checkpoint, images):
         results = oracle([image / 255 for image in images])
     rows = [zip(*(result[name].tolist() for name in ("scores", "labels", "boxes")), strict=True) for result in results]
     theirs = [[(score, label_of[label], box) for score, label, box in each if box[0] < box[2] and box[1] < box[3]] for each in rows]
-    assert_same(found(checkpoint, batch, sizes, max_detections=MANY), theirs)
+    assert_same(found(checkpoint, batch, sizes, max_detections=MANY), theirs, threshold=oracle.score_thresh)
 
 
 @pytest.mark.parametrize("sizes", [((128, 160),), ((100, 130), (64, 90), (97, 161))], ids=["one", "batch"])
