@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from util.command_line import escape_unprintable
+
 TINY = 3  # px of a side
 RARE = 0.01  # of the objects of the most frequent class
 EXAMPLES = 5
@@ -233,6 +235,7 @@ def main(arguments=None):
     parser.add_argument("--zero-based", action="store_true", help="judge the boxes as training with --zero-based does")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     flags = parser.parse_args(arguments)
+    escape_unprintable()
     try:
         report = check(flags.folders, flags.split, not flags.zero_based)
     except KeyboardInterrupt:

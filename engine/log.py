@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from util.command_line import escape_unprintable
 
 FIRST_FILE = "network.yaml"         # of a run, before any other
 OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "train_batch.jpg", "training.png")
@@ -16,10 +17,9 @@ OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "tr
 def one_sentence_errors():
     """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
     and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
-    `python -X dev` shows every traceback. What stdout cannot say, as a file name of another encoding, it says in escapes.
+    `python -X dev` shows every traceback.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_unprintable()
     try:
         yield
     except KeyboardInterrupt:

@@ -56,7 +56,7 @@ class RegNetBody(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise k x k, linear 1x1 projection, and the input added where the shape allows (1801.04381)."""
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int, norm=nn.BatchNorm2d):
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, kernel: int, stride: int, norm):
         super().__init__()
         wide = in_channels * expansion
         layers = [ConvNorm(in_channels, wide, 1, norm=norm), nn.ReLU6(inplace=True)] if expansion > 1 else []

@@ -42,7 +42,7 @@ PRESETS = {
 class NetworkConfig:
     """What all models have. `asdict()` is plain types only, `from_dict` takes it back. CHOICES lists what a word can be.
 
-    backbone_norm     batch norms, or group norms of 16 groups
+    backbone_norm     batch norms, or group norms (model.backbone.group_norm)
     backbone_freeze   what stays as it was loaded, see model.backbone
     stride_in_1x1     a ResNet's bottlenecks shrink the map in their first convolution (Caffe's), not in the 3x3 (torchvision's)
     norm_eps          of the backbone's batch norms; None = its own

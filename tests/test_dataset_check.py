@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,12 @@ def test_what_stops_the_doctor_is_no_traceback(error, code, monkeypatch, capsys)
     monkeypatch.setattr("dataset.check.check", stopped)
     assert main(["data"]) == code
     assert ("secret" if code == 2 else "interrupted") in capsys.readouterr().err
+
+
+def test_a_file_name_of_another_encoding_is_told_in_escapes(voc_folder, capsys):
+    shutil.copy(next((voc_folder / "JPEGImages").iterdir()), voc_folder / "JPEGImages" / os.fsdecode(b"caf\xe9.jpg"))
+    assert main([str(voc_folder)]) == 0
+    assert "caf\\udce9.jpg" in capsys.readouterr().out
 
 
 def test_the_command_prints_json(voc_folder):

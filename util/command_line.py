@@ -1,5 +1,12 @@
 """What a command line is made of here: a parser whose errors are one sentence, and types of flags that name their rule."""
 import argparse
+import sys
+
+
+def escape_unprintable() -> None:
+    """From now on stdout writes what it cannot say, as a file name of another encoding, in escapes."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
