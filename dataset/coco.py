@@ -1,6 +1,7 @@
 """Data in COCO layout: an instances json and a folder of pictures to targets, every odd entry read correctly or refused by name."""
 import json
 import math
+import os
 from itertools import compress
 from pathlib import Path
 
@@ -75,18 +76,25 @@ def choose_pair(folder, part):
     return next(iter(chosen.values()), None)
 
 
+def picture_file(images, file_name, where: str) -> Path:
+    """The file of a file_name, which must lie below the folder `images`. Raises ValueError, which begins with `where`, for one outside."""
+    name = Path(os.path.normpath(str(file_name)))
+    if name.is_absolute() or name.parts[:1] == ("..",):
+        raise ValueError(f"{where}: file_name is '{file_name}', which lies outside {images}")
+    return Path(images) / name
+
+
 def good_pictures(path, images, entries, decode):
     """([(entry, its file, (h, w) upright)], [a sentence for each bad one]) of the "images" of the json `path`, whose files must lie
     below the folder `images`. What only decoding shows is bad too with `decode`.
     """
     good, bad = [], []
     for entry in entries:
-        where, name = f"{path}: image {entry['id']}", Path(str(entry["file_name"]))
+        where = f"{path}: image {entry['id']}"
         said = (entry["height"], entry["width"]) if entry.get("height") and entry.get("width") else None
         try:
-            if name.is_absolute() or ".." in name.parts:
-                raise ValueError(f"{where}: file_name is '{name}', which lies outside {images}")
-            good.append((entry, Path(images) / name, upright_size(Path(images) / name, said, f"{where}: its size")))
+            picture = picture_file(images, entry["file_name"], where)
+            good.append((entry, picture, upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:
             bad.append(str(error))
     undecoded = undecodable(picture for _, picture, _ in good) if decode else {}

@@ -80,10 +80,13 @@ def trouble_with(annotation, image_ids, category_ids) -> str | None:
 
 def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
     """With skip_bad, and a folder of the pictures, without those that training would leave out."""
-    from dataset.coco import read_instances
+    from dataset.coco import picture_file, read_instances
     contents = read_instances(path)
     if images and skip_bad:
         contents["images"] = _good_pictures(path, contents["images"], Path(images))
+    elif images:
+        for entry in contents["images"]:
+            picture_file(images, entry["file_name"], f"{path}: image {entry['id']}")
     return Labels(contents, Path(images) if images else None, "train" if split == "auto" else split, file_digest(path))
 
 

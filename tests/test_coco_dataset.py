@@ -103,6 +103,12 @@ def test_a_mosaic_of_crowds_keeps_every_field_alike(write, tmp_path):
         check_target(target, image.shape[-2:], 3, "mosaic")
 
 
+def test_a_detour_that_stays_in_the_folder_is_a_picture_like_any_other(write, tmp_path):
+    values = contents()
+    values["images"][0]["file_name"] = "sub/../a.jpg"
+    assert len(COCODataset(write(values), tmp_path).target(0)["boxes"]) == 2
+
+
 @pytest.mark.parametrize("change, sentence", [
     (lambda v: v["annotations"][0].update(bbox=[10, 20, 0, 5]), "annotation 0: (nail) bbox is [10, 20, 0, 5], must be four numbers"),
     (lambda v: v["annotations"][0].update(bbox=[10, 20, 5]), "annotation 0: (nail) bbox is [10, 20, 5], must be four numbers"),

@@ -183,6 +183,13 @@ def test_a_picture_that_training_leaves_out_is_left_out(tmp_path, capsys):
         read_labels(path, tmp_path / "none", skip_bad=True)
 
 
+def test_no_stage_reads_a_picture_outside_the_folder(tmp_path):
+    path = written(tmp_path, "a.json", {**instances([]), "images": [{"id": 1, "file_name": "../1.jpg", "width": 20, "height": 20}]})
+    with pytest.raises(ValueError, match="a.json: image 1: file_name is '../1.jpg', which lies outside"):
+        read_labels(path, tmp_path)
+    assert read_labels(path).contents["images"]          # nothing is read of what has no folder
+
+
 # ---- what is dropped
 
 def test_protocols_keep_what_they_say():
