@@ -2,6 +2,7 @@
 
 What a training sample looks like depends on (seed, epoch, index) alone: not on workers, ranks or where an epoch began.
 """
+import multiprocessing
 import os
 import random
 import signal
@@ -121,15 +122,16 @@ def _as_it_is(loaded):
 
 def _obey_the_main_process(worker):
     """Terminals and schedulers signal all processes at once; how to end is the main one's affair, which also says so
-    with SIGTERM. The workers are born with both signals held back (see _started)."""
+    with SIGTERM. The workers are born with both signals held back (see _started), but for those of a fork server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _SIGNALS_CAN_WAIT:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         threading.Thread(target=_end_when_told_by_the_main_process, daemon=True).start()
 
 
 def _end_when_told_by_the_main_process():
-    sender = None
-    while sender != os.getppid():
+    sender, main = None, multiprocessing.parent_process().pid       # with a fork server that is not getppid()
+    while sender != main:
         sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
     os._exit(0)
 

@@ -1,3 +1,4 @@
+import multiprocessing
 import pickle
 import signal
 import subprocess
@@ -164,10 +165,16 @@ def test_pictures_without_annotations_go_through_the_same_door_in_like_shapes(vo
     assert len(batches) == 5 and all(len(each) == 1 for each in shapes)
 
 
-def test_workers_leave_signals_to_the_main_process_and_end_when_it_says_so(dataset):
-    each = loader(dataset, workers=2)
-    batches = each.batches(0)
-    next(batches)
+@pytest.mark.parametrize("start", ["fork", "forkserver"])           # the latter from Python 3.14 on
+def test_workers_leave_signals_to_the_main_process_and_end_when_it_says_so(dataset, start):
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(start, force=True)
+    try:
+        each = loader(dataset, workers=2)
+        batches = each.batches(0)
+        next(batches)
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
     workers = each._loader._iterator._workers
     for number in (signal.SIGINT, signal.SIGTERM):                  # from another process than theirs
         subprocess.run(["kill", f"-{int(number)}", *(str(worker.pid) for worker in workers)], check=True)
