@@ -56,7 +56,7 @@ MODEL_FLAGS = {
     "nms_iou_threshold": ("nms_iou_threshold", None, number(float, 0, 1), "overlap above which the lower score goes; if not given 0.6, with two stages 0.5"),
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
 }
-SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "ema",
+SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "normalizer_floor", "ema",
            "amp", "teacher")       # that a resumed run cannot change
 
 
@@ -150,6 +150,8 @@ def add_training_flags(parser, data, runs, models, presets):
     add("--clip", type=number(float, 0), default=35.0, metavar="X", help="largest gradient norm; 0: no clipping")
     add("--normalizer-momentum", type=share, default=0.0, metavar="X", help="losses are divided by the running mean of their counts, of which "
         "each step keeps this share; 0: by those of the step")
+    add("--normalizer-floor", type=number(float, 0), default=0.0, metavar="X", help="and by no less than X a picture; about 8, the locations of one "
+        "small object, keep steps with few labels from being as large as others")
     add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
     add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -51,12 +51,13 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         check_steps(resumed, loader)
     run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
     run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
-    for sentence in (*notes_on(train_set, val_set), *told):
+    for sentence in (*notes_on(train_set, val_set, flags), *told):
         run.say(f"note: {sentence}")
     options = FitOptions(
         epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
         warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
-        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum, amp=amp_dtype(flags.amp, device),
+        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum,
+        normalizer_floor=flags.normalizer_floor * flags.batch_size, amp=amp_dtype(flags.amp, device),
         evaluate_every=flags.eval_every, max_steps=flags.max_steps)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
@@ -81,11 +82,15 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         show_training(run, best)
 
 
-def notes_on(train_set, val_set) -> list[str]:
-    """Sentences on what was left out or looks odd."""
+def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
+    """Sentences on what was left out, looks odd, or makes training hard."""
     notes = [*dict.fromkeys(note for part in (train_set, val_set) if part for note in (*part.notes, *part.skipped))]
     if val_set and (shared := {*train_set.pictures} & {*val_set.pictures}):
         notes.append(f"{len(shared)} of the {len(val_set)} pictures to evaluate on are trained on too; the measure flatters")
+    objects = sum(train_set.class_counts().values())
+    if flags.model == "fcos" and objects < len(train_set) and not (flags.crop or flags.mosaic or flags.normalizer_floor):
+        notes.append(f"{objects} objects in {len(train_set)} pictures: many a step holds few, and its losses, divided by their count, are as large "
+                     "as those of others; a run can go astray, from which --normalizer-floor 8 keeps it")
     return notes
 
 

@@ -91,14 +91,17 @@ def replicate(network: nn.Module, device: torch.device, amp: torch.dtype | None 
 
 
 class RunningCounts:
-    """Counts to divide by -> their running mean, this batch's included (AdelaiDet's "moving_fg"); momentum 0: as they are."""
+    """Counts to divide by -> their running mean, this batch's included (AdelaiDet's "moving_fg"), and no less than `floor`.
 
-    def __init__(self, momentum: float):
-        self.momentum, self.mean = momentum, None
+    momentum 0: no mean. A floor is for batches with few labels: what these say is noisy, and divided by their count as loud as a full batch.
+    """
+
+    def __init__(self, momentum: float, floor: float = 0.0):
+        self.momentum, self.floor, self.mean = momentum, floor, None
 
     def __call__(self, counts: Tensor) -> Tensor:
         self.mean = counts if self.mean is None else counts.lerp(self.mean.to(counts.device), self.momentum)
-        return self.mean
+        return self.mean.clamp(min=self.floor)
 
 
 def combine(losses: dict[str, Tensor], asked: bool = False, smooth=lambda counts: counts) -> tuple[Tensor, dict[str, Tensor], Tensor]:

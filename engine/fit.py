@@ -21,8 +21,8 @@ from engine.schedule import learning_rate
 
 @dataclass(frozen=True)
 class FitOptions:
-    """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm, a decay or
-    normalizer_momentum (of the running mean of the counts that losses are divided by) is off."""
+    """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm, a decay, normalizer_momentum
+    (of the running mean of the counts that losses are divided by) or normalizer_floor (the least of these counts) is off."""
 
     epochs: int
     lr: float
@@ -34,6 +34,7 @@ class FitOptions:
     clip_norm: float = 35.0
     ema_decay: float = 0.998
     normalizer_momentum: float = 0.0
+    normalizer_floor: float = 0.0
     amp: torch.dtype | None = None
     evaluate_every: int = 1
     max_steps: int | None = None
@@ -87,7 +88,8 @@ class _Training:
                                          nesterov=options.momentum > 0)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
-        self.metrics, self.finished, self.stepping, self.counts = {}, False, False, RunningCounts(options.normalizer_momentum)
+        self.metrics, self.finished, self.stepping = {}, False, False
+        self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
         self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)

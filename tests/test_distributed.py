@@ -158,3 +158,11 @@ def test_the_counts_that_losses_are_divided_by_can_be_a_running_mean():
     assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == pytest.approx([3.0, 2.0])      # 6 / 2, 6 / (0.9 * 2 + 0.1 * 12)
     smooth = RunningCounts(momentum=0.0)
     assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == [3.0, 0.5]
+
+
+def test_the_counts_that_losses_are_divided_by_can_have_a_floor_that_the_running_mean_does_not_know_of():
+    few, many = {"a": torch.tensor([[6.0, 2.0]])}, {"a": torch.tensor([[6.0, 12.0]])}
+    smooth = RunningCounts(momentum=0.0, floor=4.0)
+    assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == [1.5, 0.5]                     # 6 / 4, 6 / 12
+    smooth = RunningCounts(momentum=0.5, floor=4.0)
+    assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == pytest.approx([1.5, 6 / 7])    # the mean: 2, (2 + 12) / 2

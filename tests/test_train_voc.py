@@ -497,8 +497,18 @@ def test_the_longest_side_follows_the_shorter_one_unless_it_is_given(tmp_path):
 def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
     val = voc_folder / "ImageSets" / "Main" / "val.txt"
     val.write_text(val.read_text() * 2)
-    notes = notes_on(*train_voc.open_data(train_voc.parse_flags(["--data", str(voc_folder)])[0]))
+    flags, _ = train_voc.parse_flags(["--data", str(voc_folder)])
+    notes = notes_on(*train_voc.open_data(flags), flags)
     assert notes == [f"{val}: 3 ids are listed more than once and count once"]
+
+
+@pytest.mark.parametrize("more, objects, told", [
+    ([], -1, True), ([], 0, False), (["--normalizer-floor", "8"], -1, False), (["--crop", "128"], -1, False), (["--model", "faster_rcnn"], -1, False)])
+def test_where_labels_are_few_it_is_told_what_helps(voc_folder, monkeypatch, more, objects, told):
+    flags, _ = train_voc.parse_flags(["--data", str(voc_folder), *more])
+    train_set, _ = train_voc.open_data(flags)
+    monkeypatch.setattr(train_set, "class_counts", lambda: {"disc": len(train_set) + objects})
+    assert [note for note in notes_on(train_set, None, flags) if "--normalizer-floor 8" in note] == notes_on(train_set, None, flags)[-1:] * told
 
 
 def test_started_by_a_user_it_trains_and_a_mistake_is_one_line_without_a_traceback(tmp_path, voc_folder):
@@ -573,6 +583,14 @@ def test_a_running_mean_of_the_counts_changes_the_second_step_and_is_settled_for
     assert smooth["training"]["counts"] is not None and not same_weights(plain, smooth)
     line = refusal(train_voc.main, ["--resume", tmp_path / "smooth/last.pth", "--normalizer-momentum", 0], capsys)
     assert "--normalizer-momentum is 0.0, but" in line
+
+
+def test_a_floor_under_the_counts_is_one_for_each_picture_and_makes_a_step_with_few_labels_small(tmp_path, voc_folder):
+    flags = ("--val-split", "none", "--max-steps", 1, "--warmup", 0)
+    plain, low, high = (train(voc_folder, tmp_path / str(floor), *flags, "--normalizer-floor", floor) for floor in (0, 0.01, 1e9))
+    assert same_weights(plain, low) and not same_weights(plain, high)
+    with open(tmp_path / str(1e9) / "metrics.csv", newline="", encoding="utf-8") as file:
+        assert float(next(csv.DictReader(file))["loss"]) < 1e-4
 
 
 @pytest.mark.parametrize("flags, words_of_it", [
