@@ -585,7 +585,7 @@ def test_a_running_mean_of_the_counts_changes_the_second_step_and_is_settled_for
     assert "--normalizer-momentum is 0.0, but" in line
 
 
-def test_a_floor_under_the_counts_is_one_for_each_picture_and_makes_a_step_with_few_labels_small(tmp_path, voc_folder):
+def test_a_floor_under_the_counts_makes_steps_small_whose_count_is_below_it(tmp_path, voc_folder):
     flags = ("--val-split", "none", "--max-steps", 1, "--warmup", 0)
     plain, low, high = (train(voc_folder, tmp_path / str(floor), *flags, "--normalizer-floor", floor) for floor in (0, 0.01, 1e9))
     assert same_weights(plain, low) and not same_weights(plain, high)
