@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+from multiprocessing import resource_tracker
 
 import torch
 from torch.utils.data import DataLoader
@@ -122,7 +123,7 @@ def _as_it_is(loaded):
 
 def _obey_the_main_process(worker):
     """Terminals and schedulers signal all processes at once; how to end is the main one's affair, which also says so
-    with SIGTERM. The workers are born with both signals held back (see _started), but for those of a fork server."""
+    with SIGTERM. The workers are born with both signals held back (see _started), but for those of a fork server that was there before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if _SIGNALS_CAN_WAIT:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -146,6 +147,8 @@ def _started(data_loader):
     """iter(data_loader); a signal that comes while its workers start waits for them, and for this process."""
     if not _SIGNALS_CAN_WAIT:
         return iter(data_loader)
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()           # would open both signals again when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return iter(data_loader)

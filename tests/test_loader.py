@@ -1,7 +1,10 @@
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from dataset.pictures import Pictures
 from dataset.sample import make_target
 from dataset.voc import VOCDataset
 
+ROOT = Path(__file__).resolve().parent.parent
 AUGMENT = Augment(zoom=(0.5, 1.5), mosaic=0.3, rotate_probability=0.5)
 
 
@@ -183,6 +187,28 @@ def test_workers_leave_signals_to_the_main_process_and_end_when_it_says_so(datas
     workers[0].terminate()
     workers[0].join(10)
     assert workers[0].exitcode == 0
+
+
+EARLY = """
+import multiprocessing, subprocess
+from dataset.loader import _Batches, _data_loader, _started
+
+class Bad(_Batches):
+    def samples(self, job):
+        raise ValueError(f"job {job}")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    batches = _started(_data_loader(Bad(), range(4), 2, False))
+    subprocess.run(["kill", "-15", *(str(worker.pid) for worker in batches._workers)], check=True)
+    print([loaded.complaint for loaded in batches], all(worker.is_alive() for worker in batches._workers))
+"""
+
+
+def test_workers_of_a_fork_server_leave_signals_to_the_main_process_while_they_start_too(tmp_path):
+    (tmp_path / "early.py").write_text(EARLY)
+    done = subprocess.run([sys.executable, "early.py"], capture_output=True, text=True, cwd=tmp_path, timeout=100, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout == "['job 0', 'job 1', 'job 2', 'job 3'] True\n", done.stderr
 
 
 def test_memory_is_pinned_only_for_who_asks(dataset):
