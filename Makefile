@@ -1,4 +1,4 @@
-# make demo   train on the embedded set, print AP per class, draw detections (about five minutes on two slow CPU cores)
+# make demo   train on the embedded set, print AP per class, draw detections (about five minutes on two CPU cores)
 # make test   the tests
 # Each sets up a virtual environment of its own in .venv first; nothing else needs to be installed than Python 3.10+.
 

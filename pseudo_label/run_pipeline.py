@@ -3,7 +3,7 @@
     python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --keep-rate 0.3 --output checkpoint/holes \\
         -- --config configs/incomplete_labels.yaml --min-size 224 256 288 --max-size 512 --epochs 20
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
-        --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50
+        --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50 --normalizer-floor 8
 
 What follows -- are flags of train_coco.py, the same for every arm; those that make an arm what it is are refused. All arms see the
 same pictures for as many steps, from the same weights on, and are judged by their last checkpoint; teachers make as many steps, too.
