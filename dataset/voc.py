@@ -4,9 +4,11 @@ import math
 import re
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
+import torch
 
 from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin, unknown_class
 from dataset.pictures import is_picture, natural_order, undecodable, upright_size
@@ -17,6 +19,7 @@ except ImportError:
     from xml.etree.ElementTree import fromstring
 
 VOC_BOOLEANS = BOOLEANS | {"unspecified": False}  # as many scripts write it
+TARGET_FIELDS = ("boxes", "labels", "difficult", "ignore", "pseudo", "weights", "zone_ignore")
 
 
 class VocObject(NamedTuple):
@@ -265,3 +268,46 @@ class VOCDataset(AnnotatedPictures):
             except ValueError as error:
                 self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
         self._add(id, member.picture, size, objects)
+
+
+def readable(numbers: list, edges_of, box) -> list:
+    """The numbers with four decimals, whole ones as int, where edges_of(numbers) still is the float32 `box`; else as they are."""
+    short = [round(value, 4) for value in numbers]
+    kept = short if torch.equal(torch.tensor(edges_of(*short)), box) else numbers
+    return [int(value) if value == int(value) else value for value in kept]
+
+
+def origin_marks(pseudo, weight, zone_ignore) -> dict:
+    """The keys or tags that mark what is not an ordinary label of a person; {} for one that is."""
+    marks = {"ispseudo": (True, bool(pseudo)), "weight": (float(weight), weight != 1), "zone": ("ignore", bool(zone_ignore))}
+    return {key: value for key, (value, differs) in marks.items() if differs}
+
+
+def annotation(target: dict, filename: str, classes: list) -> str:
+    """The XML of one picture, in 1-based inclusive pixels."""
+    root = ElementTree.Element("annotation")
+
+    def add(parent, tag, value=""):
+        child = ElementTree.SubElement(parent, tag)
+        child.text = str(value)
+        return child
+
+    add(root, "filename", filename)
+    size = add(root, "size")
+    for tag, value in zip(("height", "width", "depth"), (*target["orig_size"], 3), strict=True):
+        add(size, tag, value)
+    for box, label, difficult, crowd, *marks in zip(*(target[field] for field in TARGET_FIELDS), strict=True):
+        each = add(root, "object")
+        add(each, "name", classes[label])
+        add(each, "difficult", int(difficult))
+        if crowd:
+            add(each, "iscrowd", 1)
+        for tag, value in origin_marks(*marks).items():
+            add(each, tag, value)
+        x1, y1, x2, y2 = box.tolist()
+        corners = readable([x1 + 1, y1 + 1, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - 1, ymin - 1, xmax, ymax], box)
+        bndbox = add(each, "bndbox")
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+            add(bndbox, tag, value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

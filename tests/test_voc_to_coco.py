@@ -14,7 +14,7 @@ from test_train_voc import TINY, rows, same_weights
 import train_coco
 import train_voc
 from dataset.coco import COCODataset, xywh_edges
-from dataset.voc import VOCDataset
+from dataset.voc import VOCDataset, readable
 from engine.checkpoint import load_checkpoint
 from tools import voc_to_coco
 
@@ -77,7 +77,7 @@ def test_any_box_keeps_its_edges_to_the_last_bit(corner, sides):
     x1, y1, x2, y2 = box.tolist()
     if not (x1 < x2 and y1 < y2):
         return
-    bbox = voc_to_coco.readable([x1, y1, x2 - x1, y2 - y1], lambda x, y, w, h: [x, y, x + w, y + h], box)
+    bbox = readable([x1, y1, x2 - x1, y2 - y1], lambda x, y, w, h: [x, y, x + w, y + h], box)
     assert torch.equal(torch.tensor(xywh_edges(bbox, (1000, 1000))), box)
 
 

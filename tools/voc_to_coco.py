@@ -19,7 +19,6 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
-from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -27,42 +26,27 @@ from engine.log import one_sentence_errors  # noqa: E402
 from util.command_line import Parser  # noqa: E402
 
 
-def readable(numbers: list, edges_of, box) -> list:
-    """The numbers with four decimals, whole ones as int, where edges_of(numbers) still is the float32 `box`; else as they are."""
-    import torch
-    short = [round(value, 4) for value in numbers]
-    kept = short if torch.equal(torch.tensor(edges_of(*short)), box) else numbers
-    return [int(value) if value == int(value) else value for value in kept]
-
-
-FIELDS = ("boxes", "labels", "difficult", "ignore", "pseudo", "weights", "zone_ignore")
-
-
-def origin(pseudo, weight, zone_ignore) -> dict:
-    """The keys or tags that mark what is not an ordinary label of a person; {} for one that is."""
-    marks = {"ispseudo": (True, bool(pseudo)), "weight": (float(weight), weight != 1), "zone": ("ignore", bool(zone_ignore))}
-    return {key: value for key, (value, differs) in marks.items() if differs}
-
-
 def to_coco(dataset, images: Path) -> dict:
     """The instances json of any data set with objects, whose pictures lie below the folder `images`."""
+    from dataset.voc import TARGET_FIELDS, origin_marks, readable
     contents = {"images": [], "annotations": [], "categories": [{"id": number, "name": name} for number, name in enumerate(dataset.classes, start=1)]}
     for index, picture in enumerate(dataset.pictures):
         target, number = dataset.target(index), index + 1
         height, width = target["orig_size"]
         contents["images"].append({"id": number, "file_name": Path(os.path.relpath(picture, images)).as_posix(), "width": width, "height": height})
-        for box, label, difficult, crowd, *marks in zip(*(target[field] for field in FIELDS), strict=True):
+        for box, label, difficult, crowd, *marks in zip(*(target[field] for field in TARGET_FIELDS), strict=True):
             x1, y1, x2, y2 = box.tolist()
             bbox = readable([x1, y1, x2 - x1, y2 - y1], lambda x, y, w, h: [x, y, x + w, y + h], box)
             contents["annotations"].append({
                 "id": len(contents["annotations"]) + 1, "image_id": number, "category_id": int(label) + 1, "bbox": bbox,
-                "area": round(bbox[2] * bbox[3], 4), "iscrowd": int(crowd), "difficult": int(difficult), **origin(*marks)})
+                "area": round(bbox[2] * bbox[3], 4), "iscrowd": int(crowd), "difficult": int(difficult), **origin_marks(*marks)})
     return contents
 
 
 def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
     """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures
     would need the same XML file, or the list is there already."""
+    from dataset.voc import annotation
     names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
     ids = [name.with_suffix("").as_posix() for name in names]
     times = Counter(ids)
@@ -79,36 +63,6 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
         xml.write_text(annotation(dataset.target(index), name.name, dataset.classes), encoding="utf-8")
         shutil.copyfile(dataset.pictures[index], picture)
     listed.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
-
-
-def annotation(target: dict, filename: str, classes: list) -> str:
-    """The XML of one picture, in 1-based inclusive pixels."""
-    root = ElementTree.Element("annotation")
-
-    def add(parent, tag, value=""):
-        child = ElementTree.SubElement(parent, tag)
-        child.text = str(value)
-        return child
-
-    add(root, "filename", filename)
-    size = add(root, "size")
-    for tag, value in zip(("height", "width", "depth"), (*target["orig_size"], 3), strict=True):
-        add(size, tag, value)
-    for box, label, difficult, crowd, *marks in zip(*(target[field] for field in FIELDS), strict=True):
-        each = add(root, "object")
-        add(each, "name", classes[label])
-        add(each, "difficult", int(difficult))
-        if crowd:
-            add(each, "iscrowd", 1)
-        for tag, value in origin(*marks).items():
-            add(each, tag, value)
-        x1, y1, x2, y2 = box.tolist()
-        corners = readable([x1 + 1, y1 + 1, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - 1, ymin - 1, xmax, ymax], box)
-        bndbox = add(each, "bndbox")
-        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
-            add(bndbox, tag, value)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def main(argv: list | None = None) -> None:

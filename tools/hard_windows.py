@@ -1,0 +1,114 @@
+"""Cuts windows around a detector's false alarms, and makes a folder in VOC layout of them, to train on beside all else.
+
+    python eval_voc.py --checkpoint checkpoint/voc-1/best.pth --data more_pictures --split all --output found
+    python tools/hard_windows.py found --output hard
+    python train_voc.py --data my_pictures hard --train-split all --val-split none --weights checkpoint/voc-1/best.pth
+
+Much of a large picture is easy, and what a detector takes for objects is rare in it; so rare that random windows hardly show it.
+FOUND is a folder of eval_voc.py. A false alarm is a detection of score --score-threshold or more that hits no object (IoU 0.5;
+doubles and badly drawn boxes count) and touches no difficult one. The surest come first; each that no window shows in full yet
+gets one of --size, or of what the picture has of it, as central as the picture's borders allow. Its objects are labelled as in a
+crop of training: cut to what is in view, and left out where that is less than 0.3 of them. Evaluate pictures that it was not
+trained on, since it is seldom wrong on those, and that you will not judge it by. Look at the windows before you train: a "false
+alarm" that is an object nobody labelled would be taught as background.
+"""
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.log import one_sentence_errors  # noqa: E402
+from util.command_line import Parser, number  # noqa: E402
+
+
+def windows_around(boxes: list, size: tuple[int, int], shape: tuple[int, int]) -> list:
+    """Windows [(x1, y1, x2, y2)], whole pixels, each of `shape` (h, w) or as large as the picture of `size` (h, w), that show every box.
+
+    A box gets a window only if none of an earlier box holds it.
+    """
+    windows = []
+    for x1, y1, x2, y2 in boxes:
+        if any(left <= x1 and top <= y1 and x2 <= right and y2 <= bottom for left, top, right, bottom in windows):
+            continue
+        sides = [min(side, limit) for side, limit in zip(shape, size, strict=True)]
+        top, left = (min(max(round(middle - side / 2), 0), limit - side)
+                     for middle, side, limit in zip(((y1 + y2) / 2, (x1 + x2) / 2), sides, size, strict=True))
+        windows.append((left, top, left + sides[1], top + sides[0]))
+    return windows
+
+
+def false_alarms(found: list, target: dict) -> list:
+    """Boxes (x1, y1, x2, y2) of one picture's detections that hit nothing, the surest first.
+
+    found    [{"bbox" [x, y, w, h], "score", "label" int}]
+    target   of the picture, see dataset.sample.make_target
+    """
+    import torch
+
+    from evaluation.matching import find_partners, match
+    from util.boxes import box_iou, xywh_to_xyxy
+    detections = {"boxes": xywh_to_xyxy(torch.tensor([each["bbox"] for each in found], dtype=torch.float64).reshape(-1, 4)),
+                  "scores": torch.tensor([each["score"] for each in found]), "labels": torch.tensor([each["label"] for each in found])}
+    partners = find_partners({0: detections}, {0: target}, int(max([0, *target["labels"], *detections["labels"]])) + 1)
+    hit, neither = match(partners, 0.5)
+    left_out = target["boxes"][target["difficult"] | target["ignore"]].double()
+    boxes = torch.from_numpy(partners.boxes)[torch.from_numpy(~hit & ~neither)]
+    return boxes[~(box_iou(boxes, left_out) > 0).any(1)].tolist()
+
+
+def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int, int], zero_based: bool) -> tuple[int, int]:
+    """Writes the folder; returns how many pictures had false alarms, and how many windows there are."""
+    from PIL import Image
+
+    from dataset.augment import show
+    from dataset.voc import VOCDataset, annotation
+    metrics, detections = (json.loads((evaluated / name).read_text(encoding="utf-8")) for name in ("metrics.json", "detections.json"))
+    if not {"data", "split", "per_class", "skipped"} <= metrics.keys():
+        raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py, which alone says where the pictures are")
+    split = metrics["split"]
+    dataset = VOCDataset(metrics["data"], None if split == "all" else split, list(metrics["per_class"]), not zero_based, metrics["skipped"] > 0)
+    found = {}
+    for each in detections:
+        if each["score"] >= score_threshold:
+            found.setdefault(each["image_id"], []).append(each | {"label": each["category_id"] - 1})
+    if strange := found.keys() - {*dataset.ids}:
+        raise ValueError(f"{evaluated}: its detections.json has the picture {min(strange)!r}, which {' '.join(metrics['data'])} has not (any more)")
+    names, pictures = [], 0
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (output / folder).mkdir(parents=True)
+    for index, id in enumerate(dataset.ids):
+        boxes = false_alarms(found[id], dataset.target(index)) if id in found else []
+        if not boxes:
+            continue
+        pictures += 1
+        image, target = dataset[index]
+        for place, window in enumerate(windows_around(boxes, target["orig_size"], shape)):
+            name, (x1, y1, x2, y2) = f"{id.strip('/').replace('/', '_')}_{place}", window
+            part, seen = show(image, target, window, (y2 - y1, x2 - x1))
+            Image.fromarray(part.permute(1, 2, 0).numpy()).save(output / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
+            text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes)
+            (output / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+            names.append(name)
+    (output / "ImageSets/Main/train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    return pictures, len(names)
+
+
+def main(argv: list | None = None) -> None:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("found", metavar="FOUND", type=Path, help="a folder of eval_voc.py, with its metrics.json and detections.json")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder to write, which must not be there yet")
+    add("--score-threshold", type=number(float, 0, 1), default=0.3, metavar="X", help="lowest score of a false alarm that gets a window")
+    add("--size", type=number(int, 32), nargs=2, default=[640, 360], metavar=("W", "H"), help="px of a window")
+    add("--zero-based", action="store_true", help="the coordinates of the data start at 0, as eval_voc.py was told")
+    flags = parser.parse_args(argv)
+    with one_sentence_errors():
+        if flags.output.exists():
+            raise ValueError(f"--output {flags.output}: is there already; name another folder")
+        pictures, windows = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]), flags.zero_based)
+        print(f"{windows} windows of {pictures} pictures: train_voc.py --data ... {flags.output} --train-split all --val-split none")
+
+
+if __name__ == "__main__":
+    main()
