@@ -1,4 +1,4 @@
-"""Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name."""
+"""Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name; and targets to XML."""
 import codecs
 import math
 import re

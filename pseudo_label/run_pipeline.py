@@ -1,7 +1,7 @@
 """From a complete data set to the table of what its missing labels cost, and what each cure gives back: one command.
 
     python -m pseudo_label.run_pipeline foreign_object_dataset --keep 0.3 --keep-rate 0.3 --output checkpoint/holes \\
-        -- --config configs/incomplete_labels.yaml --min-size 224 256 288 --max-size 512 --epochs 20
+        -- --config configs/incomplete_labels.yaml --min-size 144 162 180 --max-size 320 --epochs 10
     python -m pseudo_label.run_pipeline train.json --images pictures --test test.json --test-images pictures --keep 0.5 \\
         --seeds 0 1 2 --output checkpoint/holes-50 -- --backbone resnet50 --normalizer-floor 8
 
