@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
-from xml.etree.ElementTree import ParseError
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ def read_annotation(path) -> Annotation:
         if b"<!ENTITY" in data:
             raise ValueError("it defines entities, which no annotation needs")
         root = fromstring(data)
-    except (OSError, ParseError, LookupError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as XML: {error}") from None
     if root.tag != "annotation":
         raise ValueError(f"{path}: is no VOC annotation, its outermost element is <{root.tag}>, not <annotation>")
