@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gadgets import gadget
 from shapes import Material, blob, box, join, rgb, smooth, tube, turn
 
 
@@ -94,6 +95,10 @@ def bicycle(rng):
         ):
             parts.append(tube(np.linspace(start, end, 30), thickness, 12, frame))
         parts += drive(rng, crank, back, chrome, black)
+        for _ in range(rng.integers(0, 6)):  # lamps, locks, brakes, gears, a bottle
+            start, end = [(head, crank), (head, seat), (crank, back), (seat, back), (back, back)][rng.integers(5)]
+            fitted = gadget(rng, rng.uniform(50, 200), rng.integers(2, 7))
+            parts.append(fitted.moved(start + rng.random() * (end - start) + [0, rng.normal(0, 30), 0]))
         parts.append(blob([125, 70, 30], black, 20, 24).moved(seat + [0, 0, 90]))
         parts.append(tube(np.linspace(head + [0, -270, 150], head + [0, 270, 150], 30), 12, 10, black))
         if rng.random() < 0.3:

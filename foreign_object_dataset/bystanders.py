@@ -1,16 +1,17 @@
-"""Large things at the border of the picture: people, bicycles, racks, kerbs. Sizes in millimetres."""
+"""Large things at the border of the picture: people, bicycles, racks, kerbs, machines. Sizes in millimetres."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bicycles import bicycle
+from gadgets import gadget
 from people import person
 from shapes import Material, box, join, rgb, tube, turn
 
 
 def rack(rng):
-    """A rail of white or grey steel along x, with hoops on the +y side."""
+    """A rail of white or grey steel along x, with hoops on the +y side, and often bicycles in them."""
     paint = Material(rgb(*(rng.uniform(140, 235) * np.array([1, 1, rng.uniform(0.95, 1.03)]))), 0.0, 25, 0.05)
     parts = [box([2600, rng.uniform(40, 90), rng.uniform(40, 110)], paint)]
     spacing, a = rng.uniform(180, 420), np.linspace(0, np.pi, 19)
@@ -19,6 +20,9 @@ def rack(rng):
             [np.full(19, x) + 40 * np.cos(a), 130 - 110 * np.cos(a), 60 + rng.uniform(250, 400) * np.sin(a)], 1
         )
         parts.append(tube(hoop, rng.uniform(11, 20), 10, paint))
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.5, 0.2, 0.2, 0.1])):
+        forwards = rng.choice([1, -1]) * np.pi / 2
+        parts.append(bicycle(rng).turned(turn("z", forwards + rng.normal(0, 0.15))).moved([rng.uniform(-700, 700), 200, 0]))
     return join(parts)
 
 
@@ -50,11 +54,13 @@ def pole(rng):
 
 def make_bystander(rng, span):
     """A large mesh with its front at the origin facing +x; span is the picture's width in millimetres."""
-    kind = rng.choice(["person", "bicycle", "rack", "kerb", "pole"], p=[0.5, 0.24, 0.13, 0.08, 0.05])
+    kind = rng.choice(["person", "bicycle", "rack", "kerb", "pole", "machine"], p=[0.46, 0.22, 0.14, 0.06, 0.04, 0.08])
     if kind == "person":
         return person(rng, rng.uniform(150, max(0.42 * span, 160)))
     if kind == "pole":
         return pole(rng)
+    if kind == "machine":  # a scooter, a cart, luggage
+        return gadget(rng, rng.uniform(200, 900), rng.integers(6, 25)).dropped()
     if kind == "bicycle":
         return bicycle(rng).turned(turn("z", rng.uniform(0, 2 * np.pi)))
     return {"rack": rack, "kerb": kerb}[kind](rng).turned(turn("z", np.pi / 2 + rng.normal(0, 0.3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gadgets import gadget
 from objects import steel
 from shapes import Material, blob, join, mesh, revolve, rgb, slab, smooth, tube, turn
 
@@ -138,8 +139,13 @@ def pen(rng):
     return join(parts).dropped()
 
 
-KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, coin, key, scrap, pen)
-SHARES = np.array([0.25, 0.07, 0.15, 0.04, 0.19, 0.1, 0.03, 0.04, 0.08, 0.05])
+def device(rng):
+    """Bell, lighter, lock, toy, buckle: no two alike."""
+    return gadget(rng, np.exp(rng.uniform(np.log(12), np.log(90))), rng.integers(2, 7)).dropped()
+
+
+KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, coin, key, scrap, pen, device)
+SHARES = np.array([0.2, 0.06, 0.13, 0.04, 0.16, 0.09, 0.03, 0.04, 0.07, 0.05, 0.13])
 
 
 def make_clutter(rng):

@@ -142,6 +142,12 @@ def _blend(image, layer):
     image[y1:y2, x1:x2] = image[y1:y2, x1:x2] * (1 - cover[..., None]) + colour
 
 
+def _edge_wish(rng, camera, hidden):
+    """Where something standing ends, such as a hand or a shoe: beside it or partly under it."""
+    edge = np.argwhere(cv2.morphologyEx(hidden[::8, ::8], cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0.5)
+    return 8 * edge[rng.integers(len(edge))][::-1] if len(edge) else _wish(rng, camera)
+
+
 def _fits(pixels, camera, hidden, crowded, rng):
     """May a thing with these picture points lie here? Rarely it may touch another or leave the picture."""
     low, high = pixels.min(0), pixels.max(0)
@@ -163,9 +169,11 @@ def _fits(pixels, camera, hidden, crowded, rng):
 def _place(rng, mesh, camera, hidden, crowded, beside=None):
     """The mesh turned and moved to a free spot, or None; with `beside`, close to that mesh and maybe touching."""
     mesh = mesh.turned(turn("z", rng.uniform(0, 2 * np.pi)))
+    at_edge = rng.random() < 0.15
     for _ in range(30):
         if beside is None:
-            spot = camera.on_ground([_wish(rng, camera)])[0]
+            wish = _edge_wish(rng, camera, hidden) if at_edge else _wish(rng, camera)
+            spot = camera.on_ground([wish])[0]
         else:
             reach, angle = rng.uniform(0.5, 0.9) * np.ptp(beside.points[:, :2], axis=0).max(), rng.uniform(0, 2 * np.pi)
             spot = beside.points[:, :2].mean(0) + reach * np.array([np.cos(angle), np.sin(angle)])

@@ -15,10 +15,12 @@ SHIPPED = ROOT / "foreign_object_dataset"
 sys.path.insert(0, str(SHIPPED))
 
 import csv_to_voc  # noqa: E402
+import gadgets  # noqa: E402
 import raster  # noqa: E402
 import render  # noqa: E402
 import scene  # noqa: E402
 import sensor  # noqa: E402
+import without  # noqa: E402
 from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
 from styles import STYLES  # noqa: E402
@@ -257,3 +259,37 @@ def test_a_close_picture_shows_the_part_of_the_texts_that_its_window_meets():
     whole = np.full((180, 320, 3), 128, np.uint8)
     sensor.stamp(np.random.default_rng(0), whole, 1)
     assert (whole[:40] != 128).any()
+
+
+def rendered_files(script, folder, *before):
+    flags = ["--images", "2", "--size", "320x180", "--seed", "3", "--workers", "2", "--output", folder]
+    subprocess.run([sys.executable, SHIPPED / script, *before, *flags], check=True, capture_output=True)
+    return {kind: [path.read_bytes() for path in sorted((folder / kind).iterdir())] for kind in ("JPEGImages", "Annotations")}
+
+
+def test_a_set_without_an_ingredient_differs_by_that_alone(tmp_path):
+    whole = rendered_files("render.py", tmp_path / "whole")
+    for ingredient in without.INGREDIENTS:
+        left = rendered_files("without.py", tmp_path / ingredient, ingredient)
+        assert left["JPEGImages"] != whole["JPEGImages"], ingredient
+        if ingredient in ("camera", "shadows"):  # nothing that lies there moved
+            assert left["Annotations"] == whole["Annotations"]
+
+
+def test_an_ingredient_that_is_none_is_named_with_those_that_are(capsys):
+    assert without.main(["rain", "--output", "nowhere"]) == 2
+    assert "rain" in (said := capsys.readouterr().err) and all(name in said for name in without.INGREDIENTS)
+
+
+def test_gadgets_are_solid_and_about_as_large_as_asked():
+    for seed in range(40):
+        points = gadgets.gadget(np.random.default_rng(seed), 100, 5).points
+        assert np.isfinite(points).all() and 20 < np.ptp(points, axis=0).max() < 250
+
+
+def test_what_is_wished_at_an_edge_lies_there_and_anywhere_where_nothing_stands():
+    rng, hidden = np.random.default_rng(0), np.zeros((HEIGHT, WIDTH), np.float32)
+    camera = make_camera(rng, WIDTH, HEIGHT, STYLES["default"])
+    assert len({tuple(scene._edge_wish(rng, camera, hidden)) for _ in range(5)}) == 5
+    hidden[:, 160:] = 1
+    assert all(144 <= scene._edge_wish(rng, camera, hidden)[0] <= 168 for _ in range(20))
