@@ -35,13 +35,12 @@ def _only_objects(rng, camera, hidden, style, lying_things=scene._lying_things):
     return [(mesh, name) for mesh, name in lying_things(rng, camera, hidden, style) if name]
 
 
-def _unchanged(rng, image, *settings, step):
-    step(rng, image.copy(), *settings)
-    return image
-
-
 def _ideal(step):
-    return lambda rng, image, *settings: _unchanged(rng, image, *settings, step=step)
+    def unchanged(rng, image, *settings):
+        step(rng, image.copy(), *settings)
+        return image
+
+    return unchanged
 
 
 INGREDIENTS = {  # what stands in for which function
