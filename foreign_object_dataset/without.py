@@ -18,8 +18,8 @@ import scene
 import sensor
 
 
-def _nothing(*_):
-    pass
+def _no_shadow(*_):
+    """In place of what darkens the ground: it stays as it is."""
 
 
 def _sunlight_everywhere(rng, ground, span, softness, far_shadows=scene._far_shadows):
@@ -46,7 +46,7 @@ def _ideal(step):
 INGREDIENTS = {  # what stands in for which function
     "bystanders": {(scene, "_bystanders"): _no_bystanders},
     "clutter": {(scene, "_lying_things"): _only_objects},
-    "shadows": {(scene, "cast"): _nothing, (scene, "occlude"): _nothing, (scene, "_far_shadows"): _sunlight_everywhere},
+    "shadows": {(scene, "cast"): _no_shadow, (scene, "occlude"): _no_shadow, (scene, "_far_shadows"): _sunlight_everywhere},
     "camera": {(sensor, step): _ideal(getattr(sensor, step)) for step in ("lens", "sensor", "codec")},
 }
 
