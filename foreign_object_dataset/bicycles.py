@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gadgets import gadget
+from gadgets import gadget, grating, grip, spring
 from shapes import Material, blob, box, join, rgb, smooth, tube, turn
 
 
@@ -21,6 +21,46 @@ def wheel(rng, radius, thick, rubber, chrome):
         rim = (radius - thick) * np.array([np.cos(k * 2 * np.pi / 28), 0, np.sin(k * 2 * np.pi / 28)])
         parts.append(tube(np.linspace(hub, rim, 12), 1.3, 4, chrome, caps=False))
     parts.append(tube(np.linspace([0, -45, 0], [0, 45, 0], 5), 20, 12, chrome))
+    flange = rng.uniform(22, 45)
+    for side in (-1, 1):
+        parts.append(tube(np.linspace([0, side * 28, 0], [0, side * 32, 0], 2), flange, 20, chrome))
+        parts.append(tube(np.linspace([0, side * 45, 0], [0, side * 62, 0], 3), rng.uniform(6, 12), 6, chrome))
+    return join(parts)
+
+
+def pedal(rng, chrome, black):
+    """A block, a cage, a grating or two rubber blocks about the origin, the axle along y; often with reflectors."""
+    kind = rng.choice(["block", "cage", "grating", "rubbers"])
+    if kind == "cage":
+        parts = [box([8, 75, 22], chrome).moved([end, 0, -11]) for end in (-45, 45)]
+        parts += [box([90, 8, 22], chrome).moved([0, end, -11]) for end in (-36, 36)]
+    elif kind == "grating":
+        parts = [grating(rng, [95, 80, 20], black)]
+    elif kind == "rubbers":
+        rubber = [grip(85, rng.uniform(11, 16), rng.integers(6, 12), black).turned(turn("z", np.pi / 2)) for _ in range(2)]
+        parts = [rubber[k].moved([(-25, 25)[k], -42, 0]) for k in (0, 1)]
+        parts.append(tube(np.linspace([0, -50, 0], [0, 50, 0], 5), 8, 8, chrome))
+    else:
+        parts = [box([95, 75, 22], black).moved([0, 0, -11])]
+    if rng.random() < 0.7:
+        reflector = Material(rgb(*[[235, 140, 30], [230, 190, 40], [220, 220, 215]][rng.integers(3)]), 0.0, 60, 0.1)
+        parts += [box([6, 50, 14], reflector).moved([end, 0, -7]) for end in (-50, 50)]
+    return join(parts).turned(turn("y", rng.normal(0, 0.5)))
+
+
+def stand(rng, radius, chrome, black):
+    """A kickstand down to the ground, radius mm below the origin, folded or not, with its spring and foot."""
+    steel = black if rng.random() < 0.5 else chrome
+    foot = np.array([-rng.uniform(150, 350), rng.uniform(100, 260), -radius])
+    if rng.random() < 0.3:
+        foot = np.array([-300, 60, rng.uniform(-60, 40)])
+    parts = [tube(np.linspace([-40, 20, 0], foot, 20), rng.uniform(6, 11), 8, steel)]
+    along = (foot - [-40, 20, 0]) / np.linalg.norm(foot - [-40, 20, 0])
+    parts.append(tube(np.linspace(foot - 50 * along, foot + 5 * along, 4), rng.uniform(10, 16), 8, black))
+    if rng.random() < 0.6:
+        coil = spring(rng.uniform(60, 120), rng.uniform(6, 10), rng.uniform(1.5, 2.5), chrome)
+        yaw, pitch = np.arctan2(along[1], along[0]), -np.arcsin(along[2])
+        parts.append(coil.turned(turn("y", pitch)).turned(turn("z", yaw)).moved([-40, 34, 10]))
     return join(parts)
 
 
@@ -37,19 +77,15 @@ def drive(rng, crank, back, chrome, black):
         parts.append(
             tube(np.linspace(crank + [0, 45, up * ring], back + [0, 45, up * 35], 30), 4.5, 5, steel, caps=False)
         )
-    spin, caged = rng.uniform(0, np.pi), rng.random() < 0.4
-    reflector = Material(rgb(*[[235, 140, 30], [230, 190, 40], [220, 220, 215]][rng.integers(3)]), 0.0, 60, 0.1)
+    spin = rng.uniform(0, np.pi)
     for side in (-1, 1):
         foot = crank + side * 165 * np.array([np.cos(spin), 0, np.sin(spin)]) + [0, side * 75, 0]
         parts.append(tube(np.linspace(crank + [0, side * 60, 0], foot, 10), 9, 8, chrome))
-        middle = foot + [0, side * 45, 0]
-        if caged:
-            parts += [box([8, 75, 22], chrome).moved(middle + [end, 0, -11]) for end in (-45, 45)]
-            parts += [box([90, 8, 22], chrome).moved(middle + [0, end, -11]) for end in (-36, 36)]
-        else:
-            parts.append(box([95, 75, 22], black).moved(middle - [0, 0, 11]))
-        if rng.random() < 0.7:
-            parts += [box([6, 50, 14], reflector).moved(middle + [end, 0, -7]) for end in (-50, 50)]
+        parts.append(pedal(rng, chrome, black).moved(foot + [0, side * 45, 0]))
+    if rng.random() < 0.4:  # chain guard
+        guard = Material(rgb(*np.full(3, rng.uniform(20, 220))), rng.choice([0, 0.7]), 40, 0.08)
+        middle = np.linspace(crank + [90, 62, 20], back + [-60, 62, 20], 40)
+        parts.append(tube(middle, rng.uniform(40, 80), 12, guard, flat=0.08, up=[0, 0, 1]))
     return parts
 
 
@@ -83,7 +119,7 @@ def bicycle(rng):
     head = np.array([-430 * np.cos(rise), 0, 430 * np.sin(rise) + 60])
     for side in (-55, 55):
         parts.append(tube(np.linspace([0, side, 0], head + [0, side * 0.5, 0], 24), 10, 10, frame))
-    if rng.random() < 0.65:
+    if whole := rng.random() < 0.65:
         back, crank, seat = np.array([-1040.0, 0, 0]), np.array([-600.0, 0, -40]), np.array([-720.0, 0, 420])
         parts.append(wheel(rng, radius, thick, rubber, chrome).moved(back))
         for start, end, thickness in (
@@ -100,7 +136,15 @@ def bicycle(rng):
             fitted = gadget(rng, rng.uniform(50, 200), rng.integers(2, 7))
             parts.append(fitted.moved(start + rng.random() * (end - start) + [0, rng.normal(0, 30), 0]))
         parts.append(blob([125, 70, 30], black, 20, 24).moved(seat + [0, 0, 90]))
+        for side in (-1, 1) if rng.random() < 0.4 else ():
+            coil = spring(80, rng.uniform(12, 20), rng.uniform(2, 4), chrome).turned(turn("y", -np.pi / 2))
+            parts.append(coil.moved(seat + [-70, side * 45, 0]))
         parts.append(tube(np.linspace(head + [0, -270, 150], head + [0, 270, 150], 30), 12, 10, black))
+        for side in (-1, 1):
+            handle = grip(120, rng.uniform(15, 19), rng.integers(8, 20), black).turned(turn("z", side * np.pi / 2))
+            parts.append(handle.moved(head + [0, side * 165, 150]))
+            lever = head + np.array([[0, side * 140, 150], [45, side * 165, 140], [40, side * 240, 130]])
+            parts.append(tube(smooth(lever, 8), 5, 6, chrome))
         if rng.random() < 0.3:
             parts.append(basket(rng).moved(head + [120, 0, 60]))
         for _ in range(rng.integers(0, 4)):  # cables
@@ -116,7 +160,6 @@ def bicycle(rng):
         parts.append(
             tube(over, rng.uniform(22, 32), 10, frame if rng.random() < 0.5 else black, flat=0.25, up=[0, 1, 0])
         )
-    if rng.random() < 0.5:
-        foot = [-rng.uniform(150, 350), rng.uniform(100, 260), -radius]
-        parts.append(tube(np.linspace([-40, 20, 0], foot, 20), 7, 8, black if rng.random() < 0.5 else chrome))
+    if rng.random() < 0.6:
+        parts.append(stand(rng, radius, chrome, black).moved([-1000 if whole else 0, 0, 0]))
     return join(parts).turned(turn("x", rng.normal(0, 0.15))).dropped()

@@ -11,7 +11,7 @@ from shapes import Material, box, join, rgb, tube, turn
 
 
 def rack(rng):
-    """A rail of white or grey steel along x, with hoops on the +y side, and often bicycles in them."""
+    """A rail of white or grey steel along x, with hoops on the +y side, and mostly bicycles in them."""
     paint = Material(rgb(*(rng.uniform(140, 235) * np.array([1, 1, rng.uniform(0.95, 1.03)]))), 0.0, 25, 0.05)
     parts = [box([2600, rng.uniform(40, 90), rng.uniform(40, 110)], paint)]
     spacing, a = rng.uniform(180, 420), np.linspace(0, np.pi, 19)
@@ -20,7 +20,7 @@ def rack(rng):
             [np.full(19, x) + 40 * np.cos(a), 130 - 110 * np.cos(a), 60 + rng.uniform(250, 400) * np.sin(a)], 1
         )
         parts.append(tube(hoop, rng.uniform(11, 20), 10, paint))
-    for _ in range(rng.choice([0, 1, 2, 3], p=[0.5, 0.2, 0.2, 0.1])):
+    for _ in range(rng.choice([0, 1, 2, 3], p=[0.3, 0.25, 0.25, 0.2])):
         forwards = rng.choice([1, -1]) * np.pi / 2
         parts.append(bicycle(rng).turned(turn("z", forwards + rng.normal(0, 0.15))).moved([rng.uniform(-700, 700), 200, 0]))
     return join(parts)

@@ -20,9 +20,39 @@ def _material(rng):
     return Material(rgb(*np.full(3, level)), rng.uniform(0.6, 0.9) if kind == "steel" else 0.0, rng.uniform(8, 60))
 
 
+def spring(length, radius, wire, material):
+    """A coil along x, from the origin."""
+    a = np.linspace(0, 2 * np.pi * length / (3.2 * wire), int(12 * length / (3.2 * wire)))
+    return tube(np.stack([length * a / a[-1], radius * np.cos(a), radius * np.sin(a)], 1), wire, 5, material)
+
+
+def grip(length, radius, ribs, material):
+    """A ribbed rod along x, from the origin: a handle, a sleeve, a bellows."""
+    x = np.linspace(0, length, 4 * ribs)
+    return tube(np.stack([x, 0 * x, 0 * x], 1), radius * (1 - 0.22 * (np.arange(4 * ribs) % 4 < 2)), 14, material)
+
+
+def grating(rng, size, material):
+    """A plate or frame of bars about the origin, size (x, y, z)."""
+    x, y, z = size
+    count = rng.integers(3, 8)
+    bar = box([x, y * rng.uniform(0.25, 0.7) / count, z], material).moved([0, 0, -z / 2])
+    end = box([z, y, z * rng.uniform(0.5, 1)], material).moved([0, 0, -z / 2])
+    return join([bar.moved([0, v, 0]) for v in np.linspace(-y, y, count) / 2] + [end.moved([u, 0, 0]) for u in (-x / 2, x / 2)])
+
+
 def _part(rng, size, material):
-    """A rod, a bent rod, a box, a disc, a ring or a knob about the origin."""
-    kind = rng.choice(["rod", "bent", "box", "disc", "ring", "knob"], p=[0.25, 0.12, 0.25, 0.18, 0.1, 0.1])
+    """A rod, a bent rod, a box, a disc, a ring, a knob, a spring, a grip or a grating about the origin."""
+    kinds = ["rod", "bent", "box", "disc", "ring", "knob", "spring", "grip", "grating"]
+    kind = rng.choice(kinds, p=[0.2, 0.12, 0.2, 0.14, 0.08, 0.08, 0.06, 0.06, 0.06])
+    if kind in ("spring", "grip"):
+        length = size * rng.uniform(0.3, 0.8)
+        radius = length * rng.uniform(0.06, 0.2)
+        if kind == "spring":
+            return spring(length, radius, radius * rng.uniform(0.15, 0.35), material).moved([-length / 2, 0, 0])
+        return grip(length, radius, rng.integers(5, 16), material).moved([-length / 2, 0, 0])
+    if kind == "grating":
+        return grating(rng, size * rng.uniform([0.3, 0.15, 0.02], [0.6, 0.4, 0.06]), material)
     if kind == "rod":
         half = np.array([size * rng.uniform(0.25, 0.6), 0, 0])
         return tube(np.linspace(-half, half, 12), size * rng.uniform(0.015, 0.1), 10, material)

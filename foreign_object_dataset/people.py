@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shapes import Material, blob, box, join, mesh, rgb, smooth, tube, turn
+from shapes import Material, blob, box, join, mesh, rgb, slab, smooth, tube, turn
 
 
 def cloth(rng):
@@ -141,19 +141,61 @@ def _reaching_arm(rng, chest, inside, shirt, skin):
     return parts
 
 
+def telephone(rng):
+    """Lying on its face or back, about the origin: a rounded plate with a rim and either a screen or lenses."""
+    a = np.arange(40) * 2 * np.pi / 40
+    corner = np.stack([np.sign(np.cos(a)) * np.abs(np.cos(a)) ** 0.3, np.sign(np.sin(a)) * np.abs(np.sin(a)) ** 0.3], 1)
+    half = np.array([rng.uniform(62, 82), rng.uniform(31, 40)])
+    tone = rng.choice([rng.uniform(12, 45), rng.uniform(150, 240)]) * np.array([1, rng.uniform(0.9, 1), rng.uniform(0.8, 1.1)])
+    face = Material(rgb(*tone), rng.choice([0, 0.5]), 60, 0.08)
+    rim = Material(rgb(*np.full(3, rng.uniform(15, 200))), rng.choice([0, 0.8]), 40, 0.08)
+    black = Material(rgb(*rng.uniform(8, 40, 3)), 0.0, 80, 0.12)
+    parts = [slab(corner * half, 8, rim), slab(corner * (half - 2.5), 8.6, face)]
+    if rng.random() < 0.4:
+        parts.append(slab(corner * (half - [9, 4]), 9, black))
+    else:
+        bump = np.array([half[0] - 16, half[1] - 12, 0])
+        parts.append(slab(corner * [13, 8], 10, black if rng.random() < 0.6 else face).moved(bump))
+        parts += [tube(np.linspace([k, 0, 9], [k, 0, 11.5], 2), 5, 14, black).moved(bump) for k in (-6, 6)]
+    return join(parts).moved([0, 0, -4])
+
+
+def _telephoning(rng, head, skin):
+    """A hand that holds a telephone to the head, its back upwards or outwards."""
+    device = telephone(rng).turned(turn("x", rng.uniform(-0.9, 0.9))).turned(turn("z", rng.uniform(0, 2 * np.pi)))
+    at = head + [rng.uniform(0, 60), rng.choice([-1, 1]) * rng.uniform(40, 80), rng.uniform(60, 110)]
+    parts = [device.moved(at), blob([48, 38, 20], skin, 16, 24).moved(at - [20, 0, 28])]
+    for k in range(4):
+        start = at + [-30 + 20 * k, -50, -12]
+        parts.append(tube(smooth([start, start + [2, 22, 18], start + [4, 48, 16]], 8), 8, 14, skin))
+    return parts
+
+
+def _spectacles(rng, face):
+    frame = Material(rgb(*np.full(3, rng.uniform(10, 190))), rng.choice([0, 0.8]), 40, 0.08)
+    a = np.linspace(0, 2 * np.pi, 25)
+    parts = []
+    for side in (-1, 1):
+        ring = face + np.stack([20 * np.sin(a), side * 32 + 24 * np.cos(a), 60 + 0 * a], 1)
+        arm = face + np.array([[0, side * 58, 60], [-60, side * 70, 40], [-130, side * 74, 20]])
+        parts += [tube(ring, 1.6, 6, frame, caps=False), tube(smooth(arm, 10), rng.uniform(1.5, 4), 6, frame)]
+    return parts
+
+
 def held(rng):
     """What a hand may hold: a rod, a telephone, a sheet of paper or a small box, around the origin."""
     kind = rng.choice(["rod", "telephone", "paper", "box"], p=[0.4, 0.25, 0.2, 0.15])
+    if kind == "telephone":
+        return telephone(rng).turned(turn("x", rng.normal(0, 0.4)))
     if kind == "rod":
         steel = Material(rgb(*np.full(3, rng.uniform(20, 230))), rng.choice([0, 0.8]), 40, 0.1)
         tip = np.array([rng.uniform(40, 110), 0, rng.uniform(-15, 25)])
         return tube(np.linspace(-tip * rng.uniform(0.2, 1), tip, 12), rng.uniform(1.5, 4), 10, steel)
-    size, colour, gloss = {
-        "telephone": ([145, 72, 9], rng.uniform(15, 45, 3), 60),
-        "paper": ([*rng.uniform(60, 200, 2), 1], rng.uniform(150, 245, 3), 8),
-        "box": (rng.uniform(20, 60, 3), rng.uniform(30, 245, 3), 8),
+    size, colour = {
+        "paper": ([*rng.uniform(60, 200, 2), 1], rng.uniform(150, 245, 3)),
+        "box": (rng.uniform(20, 60, 3), rng.uniform(30, 245, 3)),
     }[kind]
-    return box(size, Material(rgb(*colour), 0.0, gloss, 0.05)).turned(turn("x", rng.normal(0, 0.4)))
+    return box(size, Material(rgb(*colour), 0.0, 8, 0.05)).turned(turn("x", rng.normal(0, 0.4)))
 
 
 def person(rng, inside):
@@ -201,6 +243,10 @@ def person(rng, inside):
         parts.append(blob([100, 78, 115], hair, 60, 70).moved(chest + [140, 0, 170]))
         parts.append(blob([85, 72, 75], skin, 30, 40).moved(chest + [70, 0, 75]))
         parts.append(blob([70, 60, 80], skin, 30, 40).moved(chest + [175, 0, 120]))
+        if rng.random() < 0.3:
+            parts += _spectacles(rng, chest + [175, 0, 120])
+        if rng.random() < 0.3:
+            parts += _telephoning(rng, chest + [150, 0, 170], skin)
         if squat and rng.random() < 0.75:
             parts += _reaching_arm(rng, chest, inside, shirt, skin)
     return join(parts)

@@ -12,6 +12,7 @@ from camera import make_camera, make_light
 from clutter import make_clutter
 from ground import noise, step
 from objects import CLASSES, MAKERS
+from prints import prints
 from raster import DRAWN, cast, draw, occlude
 from road import disc, make_road
 from sensor import photograph
@@ -130,7 +131,7 @@ def _layer(rng, mesh, camera, light, road, sunlit):
     grain = np.exp(
         rng.uniform(0.01, 0.09) * weave[0] + rng.uniform(0, 0.06) * weave[1] + rng.uniform(0, 0.05) * weave[2]
     )
-    drawn = draw(canvas, mesh, camera, light, road, sunlit, grain)
+    drawn = draw(canvas, mesh, camera, light, road, sunlit, grain * prints(rng, camera.project(mesh.points)[0], camera))
     if drawn is None:
         return None
     (x1, y1, x2, y2), cover = drawn

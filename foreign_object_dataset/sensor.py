@@ -118,7 +118,7 @@ def codec(rng, image, pixel):
     return np.where(share, good, poor)
 
 
-def _bitmap(rng, text, size):
+def bitmap(rng, text, size):
     """Mask of text `size` pixels high in a coarse bitmap face; a tilde stands for an invented ideograph."""
     glyphs = []
     for letter in text:
@@ -165,7 +165,7 @@ def stamp(rng, image, magnification):
     frame = size * magnification
     corner = np.maximum(frame - size, 0) * rng.uniform(0, 1, 2) ** 2
     for text, place in _texts(rng):
-        mask = _bitmap(rng, text, max(rng.uniform(36, 58) * frame[0] / REFERENCE_WIDTH, 9))
+        mask = bitmap(rng, text, max(rng.uniform(36, 58) * frame[0] / REFERENCE_WIDTH, 9))
         by_letter, outlined = rng.random() < 0.5, rng.random() < 0.6
         threshold = rng.uniform(95, 160)
         edge = cv2.dilate(mask, np.ones((3, 3), np.uint8)) if outlined else mask
