@@ -16,6 +16,8 @@ sys.path.insert(0, str(SHIPPED))
 
 import csv_to_voc  # noqa: E402
 import gadgets  # noqa: E402
+import people  # noqa: E402
+import prints  # noqa: E402
 import raster  # noqa: E402
 import render  # noqa: E402
 import scene  # noqa: E402
@@ -285,6 +287,30 @@ def test_gadgets_are_solid_and_about_as_large_as_asked():
     for seed in range(40):
         points = gadgets.gadget(np.random.default_rng(seed), 100, 5).points
         assert np.isfinite(points).all() and 20 < np.ptp(points, axis=0).max() < 250
+
+
+def test_springs_grips_gratings_and_telephones_have_the_size_that_they_say():
+    rng, steel = np.random.default_rng(0), gadgets.Material((0.5, 0.5, 0.5))
+    extent = np.ptp(gadgets.spring(80, 10, 2, steel).points, axis=0)
+    assert 80 <= extent[0] < 85 and np.allclose(extent[1:], 2 * (10 + 2), atol=0.6)
+    x, y, z = gadgets.grip(100, 15, 8, steel).points.T
+    assert (x.min(), x.max()) == (0, 100)
+    assert set(np.hypot(y, z).round(1)) == {0.0, 11.7, 15.0}  # the middle of its ends, grooves, ribs
+    assert np.allclose(np.ptp(gadgets.grating(rng, [95, 80, 20], steel).points, axis=0), [115, 90, 20], atol=11)
+    for _ in range(20):
+        long, wide, thick = np.ptp(people.telephone(rng).points, axis=0)
+        assert 124 <= long <= 164 and 62 <= wide <= 80 and thick < 13
+
+
+def test_prints_lie_where_the_thing_is_and_nowhere_else():
+    rng = np.random.default_rng(0)
+    camera = make_camera(rng, WIDTH, HEIGHT, STYLES["default"])
+    assert (prints.prints(rng, np.array([[-50.0, 20.0], [WIDTH + 1, 5]]), camera) == 1).all()
+    factors = np.stack([prints.prints(rng, np.array([[40.0, 90.0]]), camera) for _ in range(20)])
+    beyond = int(40 + 180 * camera.scale) + 2  # 1.5 times the longest print
+    assert (factors[:, :, beyond:] == 1).all() and factors.min() > 0
+    changed = (factors != 1).any((1, 2))
+    assert changed.sum() > 15
 
 
 def test_what_is_wished_at_an_edge_lies_there_and_anywhere_where_nothing_stands():
