@@ -87,5 +87,5 @@ def make_light(rng, style):
     lobes = rng.normal(0, 1, (count, 3))
     lobes[:, 2] = abs(lobes[:, 2])
     lobes /= np.linalg.norm(lobes, axis=1, keepdims=True)
-    lobes = np.c_[lobes, rng.uniform(3, 60, count), rng.uniform(-0.3, 3.5, count)]
+    lobes = np.c_[lobes, rng.uniform(3, 60, count), rng.uniform(-0.3, 3.5, count) * np.exp(rng.normal(0.2, 0.6))]
     return Light(direction, sun, sky, softness, lobes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from shapes import Material, blob, join, mesh, revolve, rgb, sheet, smooth, tube, turn
@@ -173,8 +175,17 @@ def clip_black(rng):
 
 def clip_yellow(rng):
     colour = np.array([228, 222, 72]) + rng.normal(0, [14, 13, 38])
+    colour += rng.uniform(0, 0.55) * (220 - colour)  # pale
     body = Material(rgb(*(colour * rng.uniform(0.8, 1.08))), 0.0, rng.uniform(15, 60), 0.05)
     return clip(rng, rng.uniform(15, 25), body, steel(rng))
+
+
+def _gleams(rng):
+    """How much brighter the long and the short leg of a hex key are than their steel. Drawn steel mirrors along its length only, so that
+    one leg flashes and the other is as dull as the road in most photographs."""
+    if rng.random() < 0.25:
+        return np.exp(rng.uniform(-0.5, 0.7, 2))
+    return np.exp(rng.permutation([rng.uniform(0.3, 1.7), rng.uniform(-1.2, 0)]))
 
 
 def hex_key(rng):
@@ -182,14 +193,16 @@ def hex_key(rng):
     long_leg = rng.uniform(45, 92)
     short_leg = long_leg * rng.uniform(0.27, 0.52)
     radius = long_leg * rng.uniform(0.022, 0.045)
-    bend = radius * rng.uniform(2.2, 4.5)
+    bend = radius * rng.uniform(1.3, 4.5)
     a = np.linspace(-np.pi / 2, 0, 7)
     arc = np.stack([long_leg - bend + bend * np.cos(a), bend + bend * np.sin(a), np.zeros(7)], 1)
     path = np.concatenate(
         [np.linspace([0, 0, 0], arc[0], 14)[:-1], arc, np.linspace(arc[-1], [long_leg, short_leg, 0], 8)[1:]]
     )
     material = steel(rng) if rng.random() < 0.88 else steel(rng, dark=rng.uniform(0.4, 0.75))
-    parts = [tube(path, radius, 6 if rng.random() < 0.8 else 12, material, up=(0, np.sin(0.5), np.cos(0.5)))]
+    bar = tube(path, radius, 6 if rng.random() < 0.8 else 12, material, up=(0, np.sin(0.5), np.cos(0.5)))
+    on_short = bar.points[bar.faces].mean(1) @ [1, 1, 0] > long_leg
+    parts = [replace(bar, albedo=bar.albedo * _gleams(rng)[on_short.astype(int), None])]
     if rng.random() < 0.12:
         parts.append(blob([radius * 1.2] * 3, material).moved([0, 0, 0]))
     whole = join(parts).moved([-long_leg / 2, -short_leg / 3, 0])

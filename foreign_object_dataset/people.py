@@ -59,16 +59,23 @@ def shoe(rng, upper, sole):
     _trim(rng, body, sole)
     laces = _laces(rng, x, half, tall, sole if rng.random() < 0.6 else upper)
     wave = 1 + rng.choice([0.015, 0.04, 0.09]) * np.sin(t * rng.uniform(20, 90))
-    rim = np.stack([x, half * 1.06 * wave, np.zeros(70)], 1)
+    holed = rng.random() < 0.2
+    flare = rng.uniform(1.12, 1.35) if holed else 1.06
+    rim = np.stack([x, half * flare * wave, np.zeros(70)], 1)
     loop = np.concatenate([rim, (rim * [1, -1, 1])[::-1]])
     high = np.concatenate([26 + 5 * np.sin(t * 40), (26 + 5 * np.sin(t * 40))[::-1]])
     n = len(loop)
-    points = np.concatenate([loop, loop * [1, 0.97, 1] + np.c_[np.zeros((n, 2)), high]])
+    points = np.concatenate([loop, loop * [1, 1.03 / flare, 1] + np.c_[np.zeros((n, 2)), high]])
     k, after = np.arange(n), (np.arange(n) + 1) % n
     edge = mesh(points, np.stack([after, k, n + k, n + after], 1), sole._replace(two_sided=True))
     if rng.random() < 0.3:  # cushions along the sole, with gaps between them
         edge.albedo[(k * rng.integers(4, 10) // n) % 2 == 1] *= rng.uniform(0.1, 0.6)
-    return join([edge, body, *laces])
+    holes = []
+    if holed:  # through the sides of a wide sole
+        dark, size = Material(tuple(0.05 * np.array(sole.albedo)), 0.0, 5, 0.0), rng.uniform(3, 5)
+        middles = (points[:n] + points[n:]) / 2
+        holes = [blob([size * rng.uniform(1, 2), size, size], dark).moved(middles[i]) for i in range(5, n, rng.integers(6, 14))]
+    return join([edge, *holes, body, *laces])
 
 
 def _trim(rng, body, sole):

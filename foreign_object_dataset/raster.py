@@ -55,7 +55,7 @@ def shade(mesh, centres, normals, camera, light, ground):
     half /= np.linalg.norm(half, axis=1, keepdims=True)
     glint = np.maximum((normals * half).sum(1, keepdims=True), 0) ** gloss * (gloss + 8) / 25 * (facing > 0)
     tint = metal * mesh.albedo + (1 - metal) * sheen
-    fresnel = tint + (1 - tint) * 0.5 * (1 - np.clip((normals * view).sum(1, keepdims=True), 0, 1)) ** 5
+    fresnel = tint + np.maximum(1 - tint, 0) * 0.5 * (1 - np.clip((normals * view).sum(1, keepdims=True), 0, 1)) ** 5
     dark = mesh.albedo * (1 - metal) * (light.sky * up * open_sky + 0.5 * ground * (1 - up))
     dark = dark + fresnel * light.surroundings(mirrored, ground) * (0.4 + 0.6 * open_sky)
     lit = dark + light.sun * (mesh.albedo * (1 - metal) * facing + tint * glint)

@@ -42,6 +42,8 @@ def expose(rng, linear, style):
     reference = np.quantile(grey, rng.uniform(0.4, 0.75))
     linear = linear * np.float32(target / max(reference, 1e-4))
     linear *= np.exp(warm(rng, style["white_balance"])).astype(np.float32)
+    bright = np.clip(linear.mean(-1, keepdims=True) - np.float32(rng.uniform(0.4, 0.9)), 0, 1)
+    linear += np.float32(rng.uniform(0, 1)) * bright * (linear.mean(-1, keepdims=True) - linear)  # what is over-exposed loses its colour
     shoulder = np.float32(rng.uniform(0.0, 0.25))
     linear = linear * (1 + shoulder) / (1 + shoulder * linear)
     table = np.linspace(0, 1, 4096, dtype=np.float32) ** (1 / rng.uniform(2.0, 2.5))
@@ -86,6 +88,9 @@ def sensor(rng, image, style, pixel):
         noise(rng, h, w, rng.uniform(6, 30) * pixel)[..., None] * rng.normal(0, 1, 3).astype(np.float32)
         + noise(rng, h, w, rng.uniform(6, 30) * pixel)[..., None] * rng.normal(0, 1, 3).astype(np.float32)
     )
+    if rng.random() < 0.6:  # the camera smooths colour more than brightness
+        grey = image.mean(-1, keepdims=True)
+        image = grey + cv2.GaussianBlur(image - grey, (0, 0), max(rng.uniform(1, 5) * pixel, 0.4))
     radius = max(rng.uniform(0.8, 2.2) * pixel, 0.5)
     amount = rng.uniform(*style["sharpen"])
     limit = rng.uniform(20, 90)

@@ -319,3 +319,27 @@ def test_what_is_wished_at_an_edge_lies_there_and_anywhere_where_nothing_stands(
     assert len({tuple(scene._edge_wish(rng, camera, hidden)) for _ in range(5)}) == 5
     hidden[:, 160:] = 1
     assert all(144 <= scene._edge_wish(rng, camera, hidden)[0] <= 168 for _ in range(20))
+
+
+def test_one_leg_of_most_hex_keys_flashes_while_the_other_is_dull():
+    ratios = []
+    for seed in range(60):
+        tones = MAKERS["L_stick"](np.random.default_rng(seed)).albedo[:, 1]
+        assert tones.min() > 0
+        ratios.append(tones.max() / tones.min())
+    assert np.mean(np.array(ratios) > 1.5) > 0.6 and min(ratios) < 1.5
+
+
+def test_what_is_over_exposed_turns_white_and_what_is_not_keeps_its_colour():
+    linear = np.full((64, 64, 3), 0.2, np.float32)
+    linear[:8], linear[-8:] = (0.2, 0.2, 0.02), (4, 4, 0.02)
+    shown = [sensor.expose(np.random.default_rng(seed), linear.copy(), STYLES["default"]) for seed in range(20)]
+    dim, bright = np.mean([[image[0, 0], image[-1, 0]] for image in shown], axis=0)
+    assert dim[2] < dim[0] - 40 and bright[2] > dim[2] + 60 and bright[0] > 240
+
+
+def test_shoes_rest_on_the_ground_whatever_their_soles():
+    for seed in range(20):
+        body = people.shoe(np.random.default_rng(seed), people.Material((0.1, 0.1, 0.1)), people.Material((0.7, 0.7, 0.7)))
+        length, width, height = np.ptp(body.points, axis=0)
+        assert 245 <= length <= 310 and 90 <= width <= 175 and height < 110 and body.points[:, 2].min() > -1
