@@ -181,8 +181,9 @@ def clip_yellow(rng):
 
 
 def _gleams(rng):
-    """How much brighter the long and the short leg of a hex key are than their steel. Drawn steel mirrors along its length only, so that
-    one leg flashes and the other is as dull as the road in most photographs."""
+    """How many times brighter than their steel the long and the short leg of a hex key are. Drawn steel mirrors along its
+    length only: in most photographs one leg flashes and the other is as dull as the road.
+    """
     if rng.random() < 0.25:
         return np.exp(rng.uniform(-0.5, 0.7, 2))
     return np.exp(rng.permutation([rng.uniform(0.3, 1.7), rng.uniform(-1.2, 0)]))

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Material(NamedTuple):
-    """How a face looks: albedo is linear RGB 0..1; metal 0..1 mixes diffuse with mirror; gloss is the Blinn exponent;
+    """How a face looks: albedo is linear RGB 0..1 (more where metal flashes); metal 0..1 mixes diffuse with mirror; gloss is the Blinn exponent;
     sheen the strength of the reflection of what is not metal; two_sided faces are seen from behind as well.
     """
 
