@@ -42,8 +42,9 @@ def expose(rng, linear, style):
     reference = np.quantile(grey, rng.uniform(0.4, 0.75))
     linear = linear * np.float32(target / max(reference, 1e-4))
     linear *= np.exp(warm(rng, style["white_balance"])).astype(np.float32)
-    bright = np.clip(linear.mean(-1, keepdims=True) - np.float32(rng.uniform(0.4, 0.9)), 0, 1)
-    linear += np.float32(rng.uniform(0, 1)) * bright * (linear.mean(-1, keepdims=True) - linear)  # what is over-exposed loses its colour
+    level = linear.mean(-1, keepdims=True)
+    bright = np.clip(level - np.float32(rng.uniform(0.4, 0.9)), 0, 1)
+    linear += np.float32(rng.uniform(0, 1)) * bright * (level - linear)  # what is over-exposed loses its colour
     shoulder = np.float32(rng.uniform(0.0, 0.25))
     linear = linear * (1 + shoulder) / (1 + shoulder * linear)
     table = np.linspace(0, 1, 4096, dtype=np.float32) ** (1 / rng.uniform(2.0, 2.5))
