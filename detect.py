@@ -183,9 +183,8 @@ class Detector:
 
         samples = Samples((image, {"image_id": place, "orig_size": tuple(image.shape[-2:])})
                           for place, (_, image) in enumerate(frames))
-        config = self.network.config
         found = predict(self.network, eval_loader(samples, **self.loader_options), self.device, progress=False,
-                        nms_iou_threshold=config.nms_iou_threshold, max_detections=config.max_detections)
+                        nms_iou_threshold=self.network.config.nms_iou_threshold)
         return [(image, self.entry(path, image, found[place])) for place, (path, image) in enumerate(frames)]
 
     def entry(self, path, image, found):

@@ -44,6 +44,8 @@ def open_data(flags: argparse.Namespace, checkpoint: dict):
     from dataset.voc import VOCDataset
     split = default_split(flags.data) if flags.split == "auto" else flags.split
     dataset = VOCDataset(flags.data, None if split == "all" else split, checkpoint["classes"], not flags.zero_based, flags.skip_bad)
+    if flags.split == "auto" and split == "all":
+        dataset.notes.append("there is no list 'test' or 'val': all pictures are judged; where some were trained on, the measure flatters")
     return dataset, {"data": flags.data, "split": split}
 
 

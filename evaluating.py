@@ -40,8 +40,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     loader = eval_loader(dataset, **sizes, overlap=flags.overlap, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
     network = load_model(checkpoint["config"], checkpoint["model"], device)
-    detections = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold,
-                         max_detections=network.config.max_detections)
+    detections = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold)
     seconds = (time.perf_counter() - started) / len(dataset)
     truth = dataset.truth()
     metrics = evaluate(detections, truth, dataset.classes) | {

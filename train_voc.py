@@ -73,6 +73,9 @@ def open_data(flags: argparse.Namespace):
     train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
     if not train_set.classes:
         raise ValueError(f"--data {' '.join(flags.data)}: not one object in {len(train_set)} pictures to train on")
+    if not any(lists) and flags.train_split == flags.val_split == "auto" and not flags.val_data:
+        train_set.notes.append("there are no lists: all pictures are trained on, and none is left to judge the detector by; "
+                               f"python tools/make_splits.py {flags.data[0]} draws them")
     if val_split == "none":
         return train_set, None
     return train_set, VOCDataset(flags.val_data or flags.data, None if val_split == "all" else val_split, classes=train_set.classes, **options)

@@ -4,7 +4,7 @@ import random
 import time
 from pathlib import Path
 
-from engine.log import FIRST_FILE, OTHER_FILES, RunLog, next_run_folder
+from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_run_folder
 from flags import MODEL_FLAGS, every_size, trained_detector
 
 
@@ -31,7 +31,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
 
     from dataset.augment import Augment
     from dataset.loader import TrainLoader
-    from engine.distributed import rank, select_device, start_process_group, world_size
+    from engine.distributed import of_first_rank, rank, select_device, start_process_group, world_size
     from engine.fit import FitOptions, check_steps, fit
 
     torch.manual_seed(flags.seed)
@@ -49,7 +49,9 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
                          workers=flags.workers, rank=rank(), world_size=world_size(), pin_memory=device.type == "cuda")
     if resumed:
         check_steps(resumed, loader)
-    run = RunLog(folder, active=rank() == 0)    # nothing is written before this line
+    if not (resumed or flags.output):           # a number of its own: another run may have begun at the same time
+        folder = of_first_rank(claim_run_folder(folder) if rank() == 0 else None)
+    run = RunLog(folder, active=rank() == 0)    # nothing is written before these lines
     run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
     for sentence in (*notes_on(train_set, val_set, flags), *told):
         run.say(f"note: {sentence}")
@@ -140,8 +142,7 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
                          pin_memory=device.type == "cuda")
 
     def judge(network) -> dict:
-        found = predict(network, loader, device, amp, progress=False, nms_iou_threshold=network.config.nms_iou_threshold,
-                        max_detections=network.config.max_detections)
+        found = predict(network, loader, device, amp, progress=False, nms_iou_threshold=network.config.nms_iou_threshold)
         return evaluate(found, val_set.truth(), val_set.classes)
     return judge
 
@@ -198,4 +199,4 @@ def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
         boxes, masks = (batch[name][row][labels >= 0] if name in batch else None for name in ("boxes", "masks"))
         names = [classes[label] for label in labels[labels >= 0]]
         pictures.append(draw_detections(batch["images"][row], boxes, names, classes=classes, masks=masks))
-    grid(pictures[:12], columns=4).save(folder / "train_batch.jpg", quality=88)
+    grid(pictures[:12], columns=4, side=max(batch["images"].shape[-2:])).save(folder / "train_batch.jpg", quality=88)

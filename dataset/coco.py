@@ -91,8 +91,10 @@ def good_pictures(path, images, entries, decode):
     good, bad = [], []
     for entry in entries:
         where = f"{path}: image {entry['id']}"
-        said = (entry["height"], entry["width"]) if entry.get("height") and entry.get("width") else None
         try:
+            said = (entry["height"], entry["width"]) if entry.get("height") and entry.get("width") else None
+            if not all(isinstance(side, (int, float)) for side in said or ()):
+                raise ValueError(f"{where}: height and width are {said[0]!r} and {said[1]!r}, must be numbers")
             picture = picture_file(images, entry["file_name"], where)
             good.append((entry, picture, upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:
@@ -156,14 +158,14 @@ class COCODataset(AnnotatedPictures):
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
                 area, origin = annotation.get("area"), read_origin(annotation)
-                if not isinstance(area, (int, float, type(None))):
+                if area is not None and not (isinstance(area, (int, float)) and math.isfinite(area)):
                     raise ValueError(f"area is {area!r}, must be a number")
                 region = is_set(annotation, "iscrowd") or is_set(annotation, "ignore")
                 difficult = region or is_set(annotation, "difficult")
                 if self._rle_counts is not None:
                     self._rle_counts.append(segmentation_rle(annotation.get("segmentation"), size)["counts"])
                     self.without_mask += not annotation.get("segmentation")
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue
             self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1

@@ -59,6 +59,14 @@ def start_process_group(device: torch.device) -> None:
         dist.barrier()
 
 
+def of_first_rank(value):
+    """What rank 0 gives, on all ranks; any picklable thing."""
+    given = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(given)
+    return given[0]
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

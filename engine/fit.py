@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.checkpoint import save_checkpoint
-from engine.distributed import RunningCounts, combine, rank, replicate
+from engine.distributed import RunningCounts, combine, rank, replicate, world_size
 from engine.log import Meter
 from engine.predict import detect_batch
 from engine.schedule import learning_rate
@@ -151,7 +151,7 @@ class _Training:
             update_average(self.averaged, self.network, self.options.ema_decay, self.state["step"])
         self.state["step"] += 1
         self.state["batch"] += 1
-        self.meter.add(numbers | added, len(infos), rate)
+        self.meter.add(numbers | added, len(infos) * world_size(), rate)
         self.bar.update(self.state["step"] - self.bar.n)
         self.bar.set_postfix_str(f"epoch {self.state['epoch'] + 1}/{self.options.epochs} lr {rate:.2g} {self.meter.text()}", refresh=False)
         return asked > 0

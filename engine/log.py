@@ -1,6 +1,7 @@
 """What a person sees of a run. Imports nothing heavy, so that `--help` answers at once."""
 
 import csv
+import os
 import shutil
 import sys
 import time
@@ -72,20 +73,35 @@ class RunLog:
         """One epoch's numbers; None is an empty cell."""
         if not self.active:
             return
-        path = self.folder / "metrics.csv"
-        with open(path, "a+", newline="", encoding="utf-8") as file:
-            file.seek(0)
-            columns = next(csv.reader(file), None)
-            writer = csv.DictWriter(file, columns or list(values), extrasaction="ignore")
-            if columns is None:
-                writer.writeheader()
-            writer.writerow(values)
+        path, columns, rows = self.folder / "metrics.csv", [], []
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                columns, rows = reader.fieldnames or [], list(reader)
+        if not {*values} <= {*columns}:     # a run resumed within its first evaluation wrote a row without losses
+            columns = [*values, *(name for name in columns if name not in values)]
+        partial = path.with_suffix(".partial")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*rows, values])
+        os.replace(partial, path)
         numbers = {name: value for name, value in values.items() if value is not None and name not in ("epoch", "step")}
         self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
         if self._events:
             for name, value in numbers.items():
                 self._events.add_scalar(name, value, values["step"])
             self._events.flush()
+
+
+def claim_run_folder(folder: Path) -> Path:
+    """root/name-N, made; where another run has taken it in the meantime, the next number that is free."""
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            folder = next_run_folder(folder.parent, folder.name.rsplit("-", 1)[0])
 
 
 def next_run_folder(root: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ CONTAINED = 0.7  # a cut box with this share of its area inside a larger one is 
 RIVAL_SCORE = 0.5  # unless the larger one scores less than this share of the fragment's score
 
 
-def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_threshold=0.6, max_detections=100):
+def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_threshold=0.6):
     """Detections of every picture the loader shows, in the picture's own pixels.
 
     network    called as network(images, image_sizes); already on `device`; its train and eval modes are left as found
@@ -21,7 +21,8 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
                boxes clipped to the picture; every id of the loader is there, with K = 0 where nothing was found. "masks"
                float32 [K,S,S], which util.masks.paste_masks puts into the picture, where the network gives them
 
-    The windows of one picture are merged by `merge_windows`, which alone uses the last two arguments.
+    The windows of one picture are merged by `merge_windows`, which alone uses the last argument; each gives what the network gives for a picture, 100 boxes at most by default, and
+    all of a picture together may have more.
     """
     device = torch.device(device)
     modes = {module: module.training for module in network.modules()}
@@ -36,7 +37,7 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
         for module, mode in modes.items():
             module.training = mode
     return {
-        image_id: parts[0][0] if len(parts) == 1 else merge_windows(parts, nms_iou_threshold, max_detections)
+        image_id: parts[0][0] if len(parts) == 1 else merge_windows(parts, nms_iou_threshold)
         for image_id, parts in found.items()
     }
 
@@ -64,12 +65,12 @@ def map_to_picture(output, info, image_size):
     return {**found, "boxes": clip_boxes(boxes + boxes.new_tensor([x1, y1, x1, y1]), info["orig_size"])}
 
 
-def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
+def merge_windows(parts, nms_iou_threshold=0.6):
     """One picture's detections out of several overlapping windows: list of (detections, info) -> detections.
 
     First the fragments go: a box that its tile's border cuts, mostly contained in a larger box of its class from
-    another tile. NMS cannot see these, because a fragment's IoU with the whole is small. Then class-aware NMS, then the
-    best `max_detections`. A window's border that is the picture's own border cuts nothing. A mask goes where its box goes.
+    another tile. NMS cannot see these, because a fragment's IoU with the whole is small. Then class-aware NMS. A window's border
+    that is the picture's own border cuts nothing. A mask goes where its box goes.
     """
     found = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
     boxes, scores, labels = (found[name] for name in ("boxes", "scores", "labels"))
@@ -93,5 +94,5 @@ def merge_windows(parts, nms_iou_threshold=0.6, max_detections=100):
     whole = torch.ones_like(labels, dtype=torch.bool)
     whole[cut] = ~fragment_of.any(1)
     found = {name: values[whole] for name, values in found.items()}
-    keep = batched_nms(found["boxes"], found["scores"], found["labels"], nms_iou_threshold)[:max_detections]
+    keep = batched_nms(found["boxes"].double(), found["scores"].double(), found["labels"], nms_iou_threshold)   # it moves classes apart, further than float32 is fine
     return {name: values[keep] for name, values in found.items()}

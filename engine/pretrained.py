@@ -30,7 +30,7 @@ def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[
         except ValueError as error:
             if choice == "imagenet":
                 raise
-            better = "" if backbone.startswith("timm:") else "; for such a start try --backbone-norm gn --batch-size 2"
+            better = "" if backbone.startswith("timm:") else "; for such a start try --backbone-norm gn --batch-size 2 --lr 0.06 --schedule step"
             return {}, [f"training from nothing, because of {error}{better}"]
         return {"kind": kind, "model": state}, []
     if choice == "coco":

@@ -174,8 +174,7 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
     checkpoint, device = load_checkpoint(file), select_device(settings.device)
     network = load_model(checkpoint["config"], checkpoint["model"], device)
     loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers)
-    found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold,
-                    max_detections=network.config.max_detections)
+    found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold)
     return coco_results(found, dataset.category_ids, dataset.image_ids)
 
 

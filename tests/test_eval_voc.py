@@ -85,13 +85,15 @@ def test_in_tiles_objects_are_found_once_each(tmp_path, folder, monkeypatch):
     assert metrics["mAP"] == 1 and metrics["all"]["detections"] == 8
 
 
-def test_the_split_is_test_else_val_else_all(folder):
+def test_the_split_is_test_else_val_else_all(tmp_path, folder, monkeypatch, capsys):
     lists = folder / "ImageSets" / "Main"
     assert eval_voc.default_split([folder]) == "test"
     (lists / "test.txt").unlink()
     assert eval_voc.default_split([folder]) == "val"
     shutil.rmtree(folder / "ImageSets")
     assert eval_voc.default_split([folder]) == "all"
+    run(colour_checkpoint(tmp_path / "best.pth", monkeypatch), folder)
+    assert "note: there is no list 'test' or 'val': all pictures are judged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", BAD_CHECKPOINTS)

@@ -9,7 +9,7 @@ from torch import nn
 
 from engine.checkpoint import load_checkpoint
 from engine.fit import FitOptions, fit, parameter_groups
-from engine.log import RunLog, next_run_folder
+from engine.log import RunLog, claim_run_folder, next_run_folder
 
 CHECKPOINT = {"config": {}, "classes": ["a"], "input": {}, "score_threshold": 0.3, "flags": {}}
 
@@ -155,6 +155,12 @@ def test_run_folders_are_numbered_after_all_in_use(tmp_path):
     assert next_run_folder(tmp_path, "voc").name == "voc-13"
 
 
+def test_two_runs_that_chose_one_number_get_two_folders(tmp_path):
+    chosen = next_run_folder(tmp_path, "voc")
+    assert [claim_run_folder(chosen).name for _ in range(3)] == ["voc-1", "voc-2", "voc-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["voc-1", "voc-2", "voc-3"]
+
+
 def test_a_run_stopped_at_the_end_of_an_epoch_evaluates_it_when_resumed(tmp_path):
     def evaluate(network):
         return {"mAP": 0.5, "mAP_50_95": None}
@@ -163,6 +169,17 @@ def test_a_run_stopped_at_the_end_of_an_epoch_evaluates_it_when_resumed(tmp_path
         run_fit(tmp_path / "broken", Loader(interrupt=(1, 4)), evaluate=evaluate)
     run_fit(tmp_path / "broken", resume=load_checkpoint(tmp_path / "broken" / "last.pth"), evaluate=evaluate)
     assert [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "broken")] == [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "whole")]
+
+
+def test_a_run_stopped_in_its_first_evaluation_logs_its_losses_once_it_makes_steps_again(tmp_path):
+    def interrupted(network):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path, evaluate=interrupted)
+    run_fit(tmp_path, resume=load_checkpoint(tmp_path / "last.pth"), evaluate=lambda network: {"mAP": 0.5, "mAP_50_95": None})
+    first, second, third = rows(tmp_path)
+    assert [row["epoch"] for row in (first, second, third)] == ["1", "2", "3"] and first["mAP"] == third["mAP"] == "0.5"
+    assert first["loss"] == "" and float(second["loss"]) > 0 and float(third["loss"]) > 0
 
 
 def test_a_crash_in_the_evaluation_loses_no_training(tmp_path):

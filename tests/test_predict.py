@@ -138,9 +138,12 @@ def test_two_boxes_of_one_tile_are_never_fragments_of_each_other():
     assert len(merge((LEFT, [([180, 50, 199, 70], 0.9, 0), ([100, 50, 199, 70], 0.8, 0)]), (RIGHT, []))["scores"]) == 2
 
 
-def test_merging_keeps_the_best_and_sorts_by_score():
-    rows = [([x, 0, x + 10, 10], score, 0) for x, score in ((0, 0.1), (30, 0.9), (60, 0.5))]
-    assert merge((LEFT, rows), (RIGHT, []), max_detections=2)["scores"].tolist() == pytest.approx([0.9, 0.5])
+def test_merging_keeps_all_that_the_tiles_give_and_sorts_by_score():
+    rows = [([5 * x, 0, 5 * x + 4, 10], (x * 37 % 101) / 101, 0) for x in range(80)]
+    merged = merge((LEFT, rows[:40]), (RIGHT, rows[40:]))["scores"].tolist()
+    assert merged == pytest.approx(sorted((score for _, score, _ in rows), reverse=True)) and len(merged) == 80
+    many = [([5 * (x % 40), 20 * (x // 40), 5 * (x % 40) + 4, 20 * (x // 40) + 10], 0.9, 0) for x in range(160)]
+    assert len(merge((LEFT, many), (RIGHT, []))["scores"]) == 160
 
 
 def test_merging_nothing_gives_nothing():

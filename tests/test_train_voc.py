@@ -26,7 +26,7 @@ from engine.checkpoint import load_checkpoint
 from flags import MODEL_FLAGS, input_sizes
 from model.config import CHOICES, PRESETS, FCOSConfig, RCNNConfig
 from util.command_line import switch
-from tools import convert_weights
+from tools import convert_weights, make_splits
 from training import build_network, notes_on
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -434,8 +434,8 @@ def test_without_a_list_to_evaluate_on_there_is_still_a_best_checkpoint(tmp_path
 def test_validation_merges_tiles_as_the_network_says(tmp_path, voc_folder, monkeypatch):
     predict, seen = engine.predict.predict, []
     monkeypatch.setattr(engine.predict, "predict", lambda *given, **named: seen.append(named) or predict(*given, **named))
-    train(voc_folder, tmp_path / "run", "--tile", 64, "--max-steps", 1, "--nms-iou-threshold", 0.4, "--max-detections", 7)
-    assert [(named["nms_iou_threshold"], named["max_detections"]) for named in seen] == [(0.4, 7)]
+    train(voc_folder, tmp_path / "run", "--tile", 64, "--max-steps", 1, "--nms-iou-threshold", 0.4)
+    assert [named["nms_iou_threshold"] for named in seen] == [0.4]
 
 
 def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc_folder):
@@ -443,7 +443,12 @@ def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc
     assert "note: 3 of the 3 pictures to evaluate on are trained on too" in (tmp_path / "a" / "log.txt").read_text()
     shutil.rmtree(voc_folder / "ImageSets")
     train(voc_folder, tmp_path / "b", "--max-steps", 1)
-    assert "12 pictures" in (tmp_path / "b" / "log.txt").read_text() and "no list to evaluate on" in (tmp_path / "b" / "log.txt").read_text()
+    log = (tmp_path / "b" / "log.txt").read_text()
+    assert "12 pictures" in log and "no list to evaluate on" in log
+    assert f"note: there are no lists: all pictures are trained on, and none is left to judge the detector by; python tools/make_splits.py {voc_folder}" in log
+    make_splits.main([str(voc_folder)])
+    train(voc_folder, tmp_path / "c", "--max-steps", 1)
+    assert "8 pictures" in (tmp_path / "c" / "log.txt").read_text() and "2 pictures to evaluate on" in (tmp_path / "c" / "log.txt").read_text()
 
 
 def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_maker, capsys):

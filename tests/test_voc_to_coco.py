@@ -131,4 +131,24 @@ def test_what_has_no_place_in_the_other_layout_is_refused_before_anything_is_wri
     (tmp_path / "all.json").write_text(json.dumps(contents))
     assert "0000.jpg: shares its name with another picture" in refused(*back, folder / "JPEGImages")
     assert "no such folder" in refused(tmp_path / "nowhere")
+    contents["images"].pop()
+    contents["annotations"][0]["bbox"] = [10, 20, 1, 5]
+    (tmp_path / "all.json").write_text(json.dumps(contents))
+    assert "its object at (10, 20) is 1 x 5 px" in refused(*back, folder / "JPEGImages")
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_another_split_are_never_replaced(folder, tmp_path, capsys):
+    contents, out = {}, tmp_path / "out"
+    for split, ids in (("train", (1, 2)), ("val", (3,)), ("test", (2, 3))):
+        convert(folder, "--output", tmp_path / "all.json")
+        contents = json.loads((tmp_path / "all.json").read_text())
+        contents["images"] = [image for image in contents["images"] if image["id"] in ids]
+        contents["annotations"] = [each for each in contents["annotations"] if each["image_id"] in ids]
+        (tmp_path / f"{split}.json").write_text(json.dumps(contents))
+    for split in ("train", "val"):
+        convert(tmp_path / f"{split}.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", split, "--output", out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    words = (tmp_path / "test.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", "test", "--output", out)
+    assert "0001.xml: is there already, of another split" in refusal(voc_to_coco.main, words, capsys)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before and len(VOCDataset(out, "train")) == 2 and len(VOCDataset(out, "val")) == 1

@@ -1,6 +1,8 @@
 """Finds objects in a picture with the file that export_onnx.py wrote; needs onnxruntime, numpy and Pillow, nothing else.
 
     python tools/detect_onnx.py detector.onnx photo.jpg [drawn.jpg]
+
+For pictures of 8 bits without transparency: of 16 bits Pillow keeps too little, see _to_rgb in dataset/pictures.py.
 """
 import json
 import sys

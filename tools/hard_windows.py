@@ -2,7 +2,7 @@
 
     python eval_voc.py --checkpoint checkpoint/voc-1/best.pth --data more_pictures --split all --output found
     python tools/hard_windows.py found --output hard
-    python train_voc.py --data my_pictures hard --train-split all --val-split none --weights checkpoint/voc-1/best.pth
+    python train_voc.py --data my_pictures hard --val-data my_pictures --weights checkpoint/voc-1/best.pth
 
 Much of a large picture is easy, and what a detector takes for objects is rare in it; so rare that random windows hardly show it.
 FOUND is a folder of eval_voc.py. A false alarm is a detection of score --score-threshold or more that hits no object (IoU 0.5;
@@ -107,7 +107,7 @@ def main(argv: list | None = None) -> None:
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
         pictures, windows = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]), flags.zero_based)
-        print(f"{windows} windows of {pictures} pictures: train_voc.py --data ... {flags.output} --train-split all --val-split none")
+        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures")
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def to_coco(dataset, images: Path) -> dict:
 
 
 def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
-    """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures
-    would need the same XML file, or the list is there already."""
+    """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures would
+    need the same XML file, also one of another split, where the list is there already, or a box is too thin for VOC's numbers."""
     from dataset.voc import annotation
     names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
     ids = [name.with_suffix("").as_posix() for name in names]
@@ -56,8 +56,15 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
     if listed.exists():
         raise ValueError(f"--split {split}: {listed} is there already; name another split or another --output")
-    for index, (name, id) in enumerate(zip(names, ids, strict=True)):
-        xml, picture = folder / "Annotations" / f"{id}.xml", folder / "JPEGImages" / name
+    written = [(folder / "Annotations" / f"{id}.xml", folder / "JPEGImages" / name) for name, id in zip(names, ids, strict=True)]
+    for index, paths in enumerate(written):
+        if there := next((path for path in paths if path.exists()), None):
+            raise ValueError(f"{there}: is there already, of another split or another set; pictures of one name need an --output each")
+        boxes = dataset.target(index)["boxes"]
+        for x1, y1, x2, y2 in boxes[(boxes[:, 2:] - boxes[:, :2] <= 1).any(1)].tolist():
+            raise ValueError(f"{dataset.pictures[index]}: its object at ({x1:g}, {y1:g}) is {x2 - x1:g} x {y2 - y1:g} px; VOC's whole pixels, "
+                             "of which the first and the last are named, can say no side of 1 px or less")
+    for index, (name, (xml, picture)) in enumerate(zip(names, written, strict=True)):
         for path in (xml, picture, listed):
             path.parent.mkdir(parents=True, exist_ok=True)
         xml.write_text(annotation(dataset.target(index), name.name, dataset.classes), encoding="utf-8")

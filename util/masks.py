@@ -36,7 +36,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def paste_as_rle(found: dict, size: tuple[int, int]) -> list[dict]:
     """The RLE of each of a picture's detections that have masks, in a picture of `size` (h, w)."""
-    return encode_rle(paste_masks(found["masks"], found["boxes"].float(), size))
+    masks, boxes = found["masks"][:, None], found["boxes"].float()[:, None]     # one at a time: a hundred of a large picture are gigabytes
+    return [encode_rle(paste_masks(mask, box, size))[0] for mask, box in zip(masks, boxes, strict=True)]
 
 
 def encode_rle(masks: Tensor) -> list[dict]:

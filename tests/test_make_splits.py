@@ -1,0 +1,71 @@
+"""tools/make_splits.py: lists for a folder that has none; copies stay together, train knows every class."""
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from dataset.voc import find_splits, read_split
+from tests.colour_network import refusal
+from tools.make_splits import divide, main
+
+XML = "<annotation><object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
+
+
+def folder(tmp_path, classes, beside=False):
+    """A picture a class name, each of another colour but for the last two, which are copies."""
+    annotations, pictures = (tmp_path, tmp_path) if beside else (tmp_path / "Annotations", tmp_path / "JPEGImages")
+    for number, name in enumerate(classes):
+        for part in (annotations, pictures):
+            part.mkdir(exist_ok=True)
+        (annotations / f"p{number}.xml").write_text(XML.format(name))
+        Image.new("RGB", (8, 8), (min(number, len(classes) - 2), 0, 0)).save(pictures / f"p{number}.png")
+    return tmp_path
+
+
+def test_each_list_comes_as_near_to_its_share_as_whole_groups_allow():
+    groups = [([f"a{k}"], {"disc"}) for k in range(10)] + [(["b0", "b1", "b2"], {"disc"})]
+    for seed in range(20):
+        lists = divide(groups, {"val": 0.2, "test": 0.2}, seed)
+        assert sorted(id for ids in lists.values() for id in ids) == sorted(id for ids, _ in groups for id in ids)
+        assert all(abs(len(lists[name]) - 0.2 * 13) <= 1.5 for name in ("val", "test"))     # half of the largest group
+        assert max(sum(id[0] == "b" for id in ids) for ids in lists.values()) == 3
+    assert divide(groups, {"val": 0.2}, 1) == divide(groups, {"val": 0.2}, 1) != divide(groups, {"val": 0.2}, 2)
+
+
+def test_train_has_a_picture_of_each_class_however_rare():
+    groups = [([f"p{k}"], {"disc"} if k % 9 else {"disc", f"rare{k}"}) for k in range(40)]
+    for seed in range(20):
+        train = {*divide(groups, {"val": 0.3, "test": 0.3}, seed)["train"]}
+        assert {"p0", "p9", "p18", "p27", "p36"} <= train and len(train) == 16
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_lists_of_a_folder_hold_each_picture_once_and_copies_together(tmp_path, capsys, beside):
+    data = folder(tmp_path, ["disc"] * 19 + ["slab"], beside)
+    main([str(data)])
+    lists = {name: read_split(path) for name, path in find_splits(data).items()}
+    assert {name: len(ids) for name, ids in lists.items()} == {"train": 14, "val": 3, "test": 3}
+    assert {*Counter(id for ids in lists.values() for id in ids).values()} == {1}
+    assert any({"p18", "p19"} <= {*ids} for ids in lists.values())
+    told = capsys.readouterr().out
+    assert "train 14, val 3, test 3" in told and "1 pictures are copies" in told
+    before = {name: path.read_bytes() for name, path in find_splits(data).items()}
+    assert "already (test, train, val)" in refusal(main, [data, "--seed", "1"], capsys)
+    assert {name: path.read_bytes() for name, path in find_splits(data).items()} == before
+
+
+def test_no_list_for_a_share_of_nothing(tmp_path):
+    main([str(folder(tmp_path, ["disc"] * 10)), "--test", "0", "--val", "0.2"])
+    assert {name: len(read_split(path)) for name, path in find_splits(tmp_path).items()} == {"train": 8, "val": 2}
+
+
+def test_what_cannot_be_divided_is_refused_and_nothing_written(tmp_path, capsys):
+    data = folder(tmp_path, ["disc", "slab"])
+    assert "2 pictures are too few for a list 'val'" in refusal(main, [data], capsys)
+    assert "--val and --test are 1" in refusal(main, [data, "--val", "0.5", "--test", "0.5"], capsys)
+    (data / "Annotations" / "p1.xml").write_text("<annotation>")
+    assert "p1.xml" in refusal(main, [data], capsys)
+    (data / "Annotations" / "p1.xml").unlink()
+    (data / "JPEGImages" / "p0.png").unlink()
+    assert "must have one picture p0" in refusal(main, [data], capsys)
+    assert not (data / "ImageSets").exists()
