@@ -48,7 +48,7 @@ def test_the_table_of_toggles_names_flags_that_there_are_with_their_choices():
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Which FCOS")[2].partition("\n## Other people")[0]
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", text, re.MULTILINE)
     named = {flag.replace("-", "_"): choices for flags, choices in rows for flag in re.findall(r"`--([\w-]+)`", flags)}
-    assert {*named} == {*MODEL_FLAGS} - {"head_convs", "pre_nms_top_k"}
+    assert {*named} == {*MODEL_FLAGS} - {"pre_nms_top_k"}
     for flag, choices in named.items():
         kind = MODEL_FLAGS[flag][2]
         assert not isinstance(kind, tuple) or not isinstance(kind[0], str) or all(f"`{choice}`" in choices for choice in kind), flag
