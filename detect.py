@@ -74,9 +74,9 @@ def detect_inputs(args):
         Path(path).unlink(missing_ok=True)
     entries, failed, started = [], [], time.perf_counter()
     try:
-        detect_pictures(pictures, targets, detector, args, entries, failed)
+        wanted = detect_pictures(pictures, targets, detector, args, entries, failed)
         for source, path, target in clips:
-            detect_video(source, path, target, detector, args, entries, failed)
+            wanted = wanted and detect_video(source, path, target, detector, args, entries, failed)
     finally:
         lines = ",\n".join(map(json.dumps, entries))  # an entry a line
         (output / "detections.json").write_text(f"[{lines}]\n", encoding="utf-8")
@@ -150,6 +150,10 @@ def drawn_copies(inputs, output):
         targets[path] = output / (str(source.relative_to(common)) + added)
         if Path(os.path.abspath(targets[path])) == source:
             raise ValueError(f"--output {output}: the drawn copy would replace {path} itself; name another folder")
+    takers = {}
+    for path, target in targets.items():
+        if (other := takers.setdefault(target, path)) is not path:
+            raise ValueError(f"{other} and {path}: both drawn copies would be {target}; detect them in two calls, with an --output each")
     return targets
 
 
@@ -231,6 +235,7 @@ def read_ahead(paths, workers, failed):
 
 
 def detect_pictures(pictures, targets, detector, args, entries, failed):
+    """Whether to go on: False where the person who watches has stopped it."""
     from dataset.video import show
 
     for image, entry in detector(read_ahead(pictures, args.workers, failed)):
@@ -241,15 +246,17 @@ def detect_pictures(pictures, targets, detector, args, entries, failed):
         drawn.save(target, quality=92)
         print(f"{entry['image']}  {entry['width']}x{entry['height']}  {describe([entry])}")
         if args.show and not show(drawn, wait_ms=0):
-            break
+            return False
+    return True
 
 
 def detect_video(source, path, target, detector, args, entries, failed):
+    """Whether to go on, as detect_pictures."""
     from tqdm import tqdm
 
     from dataset.video import VideoReader, VideoWriter, show
 
-    first, batch_size = len(entries), 1 if isinstance(source, int) else args.batch_size
+    first, batch_size, wanted = len(entries), 1 if isinstance(source, int) else args.batch_size, True
     try:
         with VideoReader(source) as video, VideoWriter(target, video.rate) as writer:
             bar = tqdm(video, desc=str(path), total=video.count, unit="frame", dynamic_ncols=True)
@@ -257,13 +264,14 @@ def detect_video(source, path, target, detector, args, entries, failed):
                 entries.append(entry | {"frame": len(entries) - first, "drawn": os.path.abspath(target)})
                 drawn = detector.draw(image, entry)
                 writer.write(drawn)
-                if args.show and not show(drawn, wait_ms=1):
+                if args.show and not (wanted := show(drawn, wait_ms=1)):
                     break
             else:
                 video.check_end()
     except ValueError as error:
         failed.append(str(error))
     print(f"{path}  {len(entries) - first} frames  {describe(entries[first:])}")
+    return wanted
 
 
 def describe(entries):

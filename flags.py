@@ -186,7 +186,11 @@ def read_training_flags(parser, argv, checkpoints, models, presets):
     if flags.config:
         import yaml
         try:
-            words += file_words(parser, yaml.safe_load(Path(flags.config).read_text(encoding="utf-8")), flags.config)
+            values = yaml.safe_load(Path(flags.config).read_text(encoding="utf-8"))
+            for name in ("resume", "config"):
+                if isinstance(values, dict) and name in values:
+                    raise ValueError(f"{flags.config}: holds {name}, which only the command line can say")
+            words += file_words(parser, values, flags.config)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
     words += argv

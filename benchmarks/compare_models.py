@@ -44,7 +44,8 @@ def start(script, *words):
     """Runs a command of this repository. Raises ValueError with its last line where it fails."""
     done = subprocess.run([sys.executable, ROOT / script, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise ValueError(f"{script} {shlex.join(map(str, words))}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
+        raise ValueError(f"{script} {shlex.join(map(str, words))}: "
+                         + (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1].removeprefix("error: "))
 
 
 def measure(model, folder, flags, common):

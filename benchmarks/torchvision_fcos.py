@@ -186,8 +186,7 @@ def run(flags):
                         workers=flags.workers, pin_memory=device.type == "cuda")
     detections = predict(network, shown, device)
     predicted = time.perf_counter()
-    truth = {image_id: test_set.target(index) for index, image_id in enumerate(test_set.ids)}
-    metrics = evaluate(detections, truth, train_set.classes) | {
+    metrics = evaluate(detections, test_set.truth(), train_set.classes) | {
         "network": f"torchvision FCOS {flags.backbone}", "flags": vars(flags), "command": command(),
         "machine": machine(), "versions": versions(), "parameters": parameters, "steps": steps,
         "training_seconds": round(trained - started, 1),

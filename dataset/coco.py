@@ -50,29 +50,34 @@ def _refuse_repeats(path, part, key, values):
 
 def find_pairs(folder) -> dict[str, tuple[Path, Path]]:
     """{name: (json, folder of its pictures)} of a folder in the standard layout: annotations/instances_NAME.json, and the
-    pictures in NAME, images/NAME or images. Raises ValueError where there is no such json, or no such folder for one.
+    pictures in NAME, images/NAME or images: the first of these where there is none. Raises ValueError where there is no such json.
     """
     pairs = {}
     for path in sorted(Path(folder).glob("annotations/instances_*.json")):
         name = path.stem.removeprefix("instances_")
-        candidates = [Path(folder) / place for place in (name, f"images/{name}", "images")]
-        images = next((place for place in candidates if place.is_dir()), None)
-        if images is None:
-            raise ValueError(f"{path}: its pictures must be in {candidates[0]}, {candidates[1]} or {candidates[2]}, none of which is there")
-        pairs[name] = path, images
+        candidates = _picture_folders(folder, name)
+        pairs[name] = path, next((place for place in candidates if place.is_dir()), candidates[0])
     if not pairs:
         raise ValueError(f"{folder}: {'holds no annotations/instances_*.json' if Path(folder).is_dir() else 'no such folder'}")
     return pairs
 
 
+def _picture_folders(folder, name):
+    return [Path(folder) / place for place in (name, f"images/{name}", "images")]
+
+
 def choose_pair(folder, part):
     """The (json, folder of pictures) of `find_pairs` whose name begins with `part`; None where there is none.
 
-    Raises ValueError where there are several, as train2014 and train2017.
+    Raises ValueError where there are several, as train2014 and train2017, and where its pictures are not there.
     """
     chosen = {name: pair for name, pair in find_pairs(folder).items() if name.startswith(part)}
     if len(chosen) > 1:
         raise ValueError(f"{folder}: holds several sets for {part} ({', '.join(chosen)}); name the json and its pictures instead of the folder")
+    for name, (path, images) in chosen.items():
+        if not images.is_dir():
+            first, second, third = _picture_folders(folder, name)
+            raise ValueError(f"{path}: its pictures must be in {first}, {second} or {third}, none of which is there")
     return next(iter(chosen.values()), None)
 
 

@@ -70,7 +70,8 @@ class VideoWriter:
     """Writes Pillow pictures of one size as the frames of an mp4 file, which exists from the first frame on."""
 
     def __init__(self, path, rate):
-        self.path, self.rate, self.writer = path, rate, None
+        self.path, self.writer = path, None
+        self.rate = round(rate) if rate > 65 else rate      # MPEG-4 has 16 bits for it, in thousandths where it is no short decimal
 
     def write(self, picture):
         import cv2

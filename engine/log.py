@@ -66,7 +66,7 @@ class RunLog:
             for name, values in ((FIRST_FILE, network), ("config.yaml", flags)):
                 plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
                 (self.folder / name).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-            if given and Path(given).resolve() != (self.folder / "config.yaml").resolve():
+            if given and Path(given).resolve() not in [(self.folder / name).resolve() for name in ("config.yaml", "config_given.yaml")]:
                 shutil.copyfile(given, self.folder / "config_given.yaml")
 
     def row(self, values: dict) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from util.boxes import box_iou
+from util.boxes import box_area, box_intersection, box_iou
 
 
 class Partners(NamedTuple):
@@ -23,7 +23,7 @@ class Partners(NamedTuple):
     partner       int64 [D]    row, in the gt_ arrays, of the most overlapped object of the same picture and class, the
                                first of equals; -1 where the picture has none of that class
     iou           float64 [D]  with the partner
-    gt_labels, gt_pictures  int64 [G];  gt_boxes  float64 [G, 4];  gt_difficult  bool [G]
+    gt_labels, gt_pictures  int64 [G];  gt_boxes  float64 [G, 4];  gt_difficult, gt_crowd  bool [G]
     """
     scores: np.ndarray
     labels: np.ndarray
@@ -35,6 +35,13 @@ class Partners(NamedTuple):
     gt_pictures: np.ndarray
     gt_boxes: np.ndarray
     gt_difficult: np.ndarray
+    gt_crowd: np.ndarray
+
+
+def overlaps(boxes: torch.Tensor, gt_boxes: torch.Tensor, gt_crowd: torch.Tensor) -> torch.Tensor:
+    """float64 [D, G]: the IoU, with a crowd the share of the detection that lies in it, as COCO counts it."""
+    within = box_intersection(boxes, gt_boxes) / box_area(boxes)[:, None].clamp(min=1e-12)
+    return torch.where(gt_crowd, within, box_iou(boxes, gt_boxes))
 
 
 def check_boxes(boxes: torch.Tensor, labels: torch.Tensor, num_classes: int, where: str):
@@ -50,7 +57,8 @@ def find_partners(detections: dict, ground_truth: dict, num_classes: int) -> Par
     """The most overlapped object of every detection.
 
     detections    {image_id: {"boxes" [K, 4] xyxy, "scores" [K], "labels" [K]}}; a picture left out has none
-    ground_truth  {image_id: {"boxes" [M, 4] xyxy, "labels" [M], "difficult" bool [M]}}
+    ground_truth  {image_id: {"boxes" [M, 4] xyxy, "labels" [M], "difficult" bool [M]}}, with "ignore" bool [M] where some are
+                  crowds, which are difficult too: what reaches no other object (IoU 0.5) may lie in one
 
     Raises ValueError for a picture the ground truth does not know, a score or box that is not finite, a label outside
     0..num_classes-1. Law: the order of either dict changes nothing.
@@ -64,7 +72,8 @@ def find_partners(detections: dict, ground_truth: dict, num_classes: int) -> Par
         target = ground_truth[image_id]
         gt_boxes, gt_labels = target["boxes"].double().reshape(-1, 4), target["labels"].long()
         check_boxes(gt_boxes, gt_labels, num_classes, f"ground truth of picture {image_id!r}")
-        objects.append((gt_labels, torch.full_like(gt_labels, rank), gt_boxes, target["difficult"].bool()))
+        crowd = target["ignore"].bool() if "ignore" in target else torch.zeros(len(gt_labels), dtype=torch.bool)
+        objects.append((gt_labels, torch.full_like(gt_labels, rank), gt_boxes, target["difficult"].bool(), crowd))
         if image_id in detections and len(detections[image_id]["scores"]):
             boxes, scores, labels = (detections[image_id][key] for key in ("boxes", "scores", "labels"))
             boxes, scores, labels = boxes.double(), scores.double(), labels.long()
@@ -74,14 +83,15 @@ def find_partners(detections: dict, ground_truth: dict, num_classes: int) -> Par
                                  f"{float(scores[~scores.isfinite()][0])}, must be a finite number")
             iou, partner = torch.full_like(scores, -1), torch.full_like(labels, -1)
             if len(gt_labels):
-                same_class = labels[:, None] == gt_labels
-                iou, partner = torch.where(same_class, box_iou(boxes, gt_boxes), -1).max(dim=1)
+                iou = torch.where(labels[:, None] == gt_labels, overlaps(boxes, gt_boxes, crowd), -1)
+                reached = (iou.masked_fill(crowd, -1) >= 0.5).any(dim=1, keepdim=True)
+                iou, partner = iou.masked_fill(crowd & reached, -1).max(dim=1)
                 partner = torch.where(iou >= 0, partner + num_objects, -1)
             found.append((scores, labels, torch.full_like(labels, rank), boxes, partner, iou))
         num_objects += len(gt_labels)
     no_numbers, no_indices, no_boxes = torch.zeros(0).double(), torch.zeros(0).long(), torch.zeros(0, 4).double()
     found.append((no_numbers, no_indices, no_indices, no_boxes, no_indices, no_numbers))
-    objects.append((no_indices, no_indices, no_boxes, no_indices.bool()))
+    objects.append((no_indices, no_indices, no_boxes, no_indices.bool(), no_indices.bool()))
     found = [torch.cat(column).numpy() for column in zip(*found, strict=True)]
     objects = [torch.cat(column).numpy() for column in zip(*objects, strict=True)]
     order = np.argsort(-found[0], kind="stable")
@@ -131,7 +141,8 @@ def confusion_matrix(detections: dict, ground_truth: dict, num_classes: int,
     pictures, begins = np.unique(partners.pictures[left], return_index=True)
     for picture, rows in zip(pictures, np.split(left, begins[1:]), strict=False):
         start, stop = np.searchsorted(partners.gt_pictures, [picture, picture + 1])
-        iou = box_iou(torch.from_numpy(partners.boxes[rows]), torch.from_numpy(partners.gt_boxes[start:stop])).numpy()
+        own = (torch.from_numpy(part[start:stop]) for part in (partners.gt_boxes, partners.gt_crowd))
+        iou = overlaps(torch.from_numpy(partners.boxes[rows]), *own).numpy()
         for label, overlap in zip(partners.labels[rows], iou, strict=True):
             reached = overlap >= iou_threshold
             if (reached & partners.gt_difficult[start:stop]).any():

@@ -18,6 +18,11 @@ def line_colours(count: int) -> list[tuple]:
     return [tuple(value / 255 for value in colour) for colour in class_colours(count, lightness=(0.4, 0.74))]
 
 
+def plain_text(name: str) -> str:
+    """A class name that matplotlib takes for a text: no formula between $, and not left out of legends for a leading _."""
+    return ("\u200b" * name.startswith("_") + name).replace("$", r"\$")
+
+
 def plain_axes(axes, title: str, xlabel: str, ylabel: str):
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel(xlabel)
@@ -42,6 +47,7 @@ def plot_precision_recall(detections: dict, ground_truth: dict, classes: list[st
     from matplotlib.figure import Figure
 
     curves = class_curves(find_partners(detections, ground_truth, len(classes)), len(classes), 0.5)
+    classes = list(map(plain_text, classes))
     aps = {name: area_ap(curve.precision, curve.recall) for name, curve in zip(classes, curves, strict=True) if curve}
     columns = -(-len(classes) // 24)
     figure = Figure(figsize=(7.6 + 2.4 * columns, 6.4), layout="constrained")
@@ -77,6 +83,7 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     """
     from matplotlib.figure import Figure
 
+    classes = list(map(plain_text, classes))
     counts = confusion_matrix(detections, ground_truth, len(classes), score_threshold)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares[-1] = counts[-1] / np.maximum(counts.sum(axis=0), 1)

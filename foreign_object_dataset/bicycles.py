@@ -49,14 +49,25 @@ def pedal(rng, chrome, black):
 
 
 def stand(rng, radius, chrome, black):
-    """A kickstand down to the ground, radius mm below the origin, folded or not, with its spring and foot."""
-    steel = black if rng.random() < 0.5 else chrome
+    """A kickstand down to the ground, radius mm below the origin, or folded, its end sleeved, flattened or bent like a hex key."""
+    steel = [black, chrome, Material(rgb(*np.full(3, rng.uniform(60, 200))), rng.choice([0, 0.6]), 20, 0.05)][rng.integers(3)]
+    root, thick = np.array([-40, 20, 0]), rng.uniform(5, 11)
     foot = np.array([-rng.uniform(150, 350), rng.uniform(100, 260), -radius])
-    if rng.random() < 0.3:
-        foot = np.array([-300, 60, rng.uniform(-60, 40)])
-    parts = [tube(np.linspace([-40, 20, 0], foot, 20), rng.uniform(6, 11), 8, steel)]
-    along = (foot - [-40, 20, 0]) / np.linalg.norm(foot - [-40, 20, 0])
-    parts.append(tube(np.linspace(foot - 50 * along, foot + 5 * along, 4), rng.uniform(10, 16), 8, black))
+    if rng.random() < 0.5:
+        foot = np.array([-rng.uniform(180, 380), rng.uniform(30, 140), rng.uniform(-100, 40)])
+    along = (foot - root) / np.linalg.norm(foot - root)
+    aside = np.cross(along, rng.normal(0, 1, 3))
+    aside /= np.linalg.norm(aside)
+    bend = rng.uniform(0.3, 1.9)  # radians
+    toe = foot + rng.uniform(25, 80) * (np.cos(bend) * along + np.sin(bend) * aside)
+    end = rng.choice(["sleeve", "plate", "toe", "both"], p=[0.35, 0.15, 0.3, 0.2])
+    bowed = [root, (root + foot) / 2 + aside * rng.normal(0, 12), foot - 15 * along]
+    parts = [tube(smooth([*bowed, foot, toe] if end in ("toe", "both") else [*bowed, foot], 8), thick, 8, steel)]
+    if end in ("sleeve", "both"):
+        tip, way = (foot, along) if end == "sleeve" else (toe, (toe - foot) / np.linalg.norm(toe - foot))
+        parts.append(tube(np.linspace(tip - rng.uniform(30, 60) * way, tip + 5 * way, 4), thick * rng.uniform(1.2, 1.8), 8, black))
+    if end == "plate":
+        parts.append(tube(np.linspace(foot - 25 * along, foot + 30 * along, 6), rng.uniform(15, 28), 10, steel, flat=0.25, up=aside))
     if rng.random() < 0.6:
         coil = spring(rng.uniform(60, 120), rng.uniform(6, 10), rng.uniform(1.5, 2.5), chrome)
         yaw, pitch = np.arctan2(along[1], along[0]), -np.arcsin(along[2])
@@ -160,6 +171,7 @@ def bicycle(rng):
         parts.append(
             tube(over, rng.uniform(22, 32), 10, frame if rng.random() < 0.5 else black, flat=0.25, up=[0, 1, 0])
         )
-    if rng.random() < 0.6:
-        parts.append(stand(rng, radius, chrome, black).moved([-1000 if whole else 0, 0, 0]))
+    for hub in ([-1000, 0] if whole else [0]):
+        if rng.random() < (0.85 if hub else 0.5):
+            parts.append(stand(rng, radius, chrome, black).moved([hub, 0, 0]))
     return join(parts).turned(turn("x", rng.normal(0, 0.15))).dropped()

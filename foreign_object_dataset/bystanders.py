@@ -49,7 +49,7 @@ def kerb(rng):
 
 def pole(rng):
     grey = Material(rgb(*np.full(3, rng.uniform(50, 220))), rng.choice([0, 0.7]), 30, 0.05)
-    return tube(np.linspace([0, 0, 0], [0, 0, rng.uniform(500, 1500)], 40), rng.uniform(20, 70), 24, grey)
+    return tube(np.linspace([0, 0, 0], [0, 0, rng.uniform(500, 1500)], 40), rng.uniform(20, 70), 64, grey)
 
 
 def make_bystander(rng, span):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gadgets import gadget
@@ -93,6 +95,32 @@ def wire(rng):
     return tube(path, thick, 6, Material(rgb(*(np.array(colour) * rng.uniform(0.7, 1.2))), 0.0, 20, 0.05)).dropped()
 
 
+def hook(rng):
+    """Steel wire or rod bent into a hook, an S, a U, a split pin, a ring with a tail: never one corner between two straight legs."""
+    length = np.exp(rng.uniform(np.log(15), np.log(110)))
+    kind = rng.choice(["hook", "s", "u", "pin", "bow"])
+    a = np.linspace(0, np.pi, 15)
+    half = length * rng.uniform(0.08, 0.22)
+    turn_back = np.stack([length + half * np.sin(a), half - half * np.cos(a), 0 * a], 1)
+    path = np.concatenate([np.linspace([0, 0, 0], [length, 0, 0], 12)[:-1], turn_back])
+    if kind == "s":
+        path = np.concatenate([np.stack([-half * np.sin(a[::-1]), -half - half * np.cos(a), 0 * a], 1)[:-1], path])
+    elif kind in ("u", "pin"):
+        gap = 2 * half if kind == "u" else half * rng.uniform(0.6, 1.6)
+        end = [length * rng.uniform(-0.1, 0.6), gap, 0]
+        path = np.concatenate([path, np.linspace(path[-1], end, 12)[1:]])
+    elif kind == "bow":
+        bend = length / rng.uniform(0.4, 2.5)
+        a = np.linspace(0, length / bend, 24)
+        path = np.stack([bend * np.sin(a), bend - bend * np.cos(a), 0 * a], 1)
+    thick = length * rng.uniform(0.012, 0.06)
+    material = steel(rng, dark=rng.choice([0, rng.uniform(0.2, 0.8)]))
+    rod = tube(path - path.mean(0), thick, 10, material)
+    across = np.abs(np.gradient(path[:, 1])) > np.abs(np.gradient(path[:, 0]))  # drawn steel mirrors along its length only
+    tone = np.exp(rng.uniform(-0.8, 0.9, 2))[np.r_[np.repeat(across[:-1], 10), np.zeros(20, bool)].astype(int), None]
+    return replace(rod, albedo=rod.albedo * tone).turned(turn("x", rng.normal(0, 0.15))).dropped(0.2)
+
+
 def coin(rng):
     """Coin, washer, nut or pull tab."""
     radius, height = rng.uniform(5, 12), rng.uniform(0.8, 4)
@@ -144,9 +172,11 @@ def device(rng):
     return gadget(rng, np.exp(rng.uniform(np.log(12), np.log(90))), rng.integers(2, 7)).dropped()
 
 
-KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, coin, key, scrap, pen, device)
-SHARES = np.array([0.2, 0.06, 0.13, 0.04, 0.16, 0.09, 0.03, 0.04, 0.07, 0.05, 0.13])
+KINDS = (stone, cigarette, leaf, bottle_cap, flake, wire, hook, coin, key, scrap, pen, device)
+SHARES = np.array([0.19, 0.06, 0.13, 0.04, 0.15, 0.07, 0.08, 0.03, 0.04, 0.06, 0.04, 0.11])
 
 
 def make_clutter(rng):
-    return KINDS[rng.choice(len(KINDS), p=SHARES)](rng)
+    """One of KINDS, more or less dusty."""
+    thing, dust = KINDS[rng.choice(len(KINDS), p=SHARES)](rng), rng.uniform(0, 0.6)
+    return replace(thing, albedo=thing.albedo + dust * (np.array(rgb(125, 122, 116)) - thing.albedo))

@@ -22,9 +22,10 @@ COLUMNS = ("image", "split", "class", "xmin", "ymin", "xmax", "ymax")
 def read_table(path, width, height, zero_based=False):
     """({image: objects as `annotation` takes them}, {split: sorted images}).
 
-    Raises ValueError on a missing column or a box that is not whole numbers, is empty or leaves the picture.
+    Raises ValueError on a missing column, a name that is no file's, a picture in two splits, or a box that is not whole numbers, is empty
+    or leaves the picture.
     """
-    pictures, splits = {}, {}
+    pictures, splits, split_of = {}, {}, {}
     with open(path, newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         missing = [column for column in COLUMNS if column not in (table.fieldnames or [])]
@@ -39,11 +40,20 @@ def read_table(path, width, height, zero_based=False):
                 raise ValueError(
                     f"{path}: line {table.line_num}: box {x1},{y1},{x2},{y2} is empty or leaves {width}x{height}"
                 )
-            pictures.setdefault(row["image"], []).append(
+            for column in ("image", "class"):
+                if not row[column]:
+                    raise ValueError(f"{path}: line {table.line_num}: has no {column}")
+            for column in ("image", "split"):
+                if row[column] and Path(row[column]).name != row[column]:
+                    raise ValueError(f"{path}: line {table.line_num}: {column} is '{row[column]}', must be a name without folders")
+            image = row["image"].removesuffix(".jpg")
+            if row["split"] and (other := split_of.setdefault(image, row["split"])) != row["split"]:
+                raise ValueError(f"{path}: line {table.line_num}: {image} is in {row['split']}, but was in {other}")
+            pictures.setdefault(image, []).append(
                 {"name": row["class"], "box": (x1 - 1, y1 - 1, x2, y2), "truncated": False, "difficult": False}
             )
             if row["split"]:
-                splits.setdefault(row["split"], set()).add(row["image"])
+                splits.setdefault(row["split"], set()).add(image)
     return pictures, {split: sorted(images) for split, images in splits.items()}
 
 
@@ -58,18 +68,16 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     try:
         pictures, splits = read_table(flags.table, *flags.size, flags.zero_based)
+        texts = {f"Annotations/{image}.xml": annotation(image, *flags.size, objects) for image, objects in pictures.items()}
+        texts |= {f"ImageSets/Main/{split}.txt": "".join(f"{image}\n" for image in images) for split, images in splits.items()}
+        for name in texts:
+            if (flags.output / name).exists():
+                raise ValueError(f"--output {flags.output}: {name} is there already; name another folder")
+        for name, text in texts.items():
+            (flags.output / name).parent.mkdir(parents=True, exist_ok=True)
+            (flags.output / name).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    for folder in ("Annotations", "ImageSets/Main"):
-        (flags.output / folder).mkdir(parents=True, exist_ok=True)
-    for image, objects in pictures.items():
-        (flags.output / "Annotations" / f"{image}.xml").write_text(
-            annotation(image, *flags.size, objects), encoding="utf-8"
-        )
-    for split, images in splits.items():
-        (flags.output / "ImageSets/Main" / f"{split}.txt").write_text(
-            "".join(f"{image}\n" for image in images), encoding="utf-8"
-        )
 
 
 if __name__ == "__main__":

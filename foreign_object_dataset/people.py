@@ -232,7 +232,7 @@ def person(rng, inside):
             0.014,
         )
         parts += [foot, leg]
-    if squat or rng.random() < 0.8:
+    if squat or rng.random() < 0.95:
         chest = np.array([-60 if squat else -20, 0, 720 if squat else 1250.0])
         waist = np.array([-330 if squat else -60, 0, 430 if squat else 950.0])
         parts.append(blob([150, 160, 130], trousers, 40, 50).moved(waist - [0, 0, 40]))

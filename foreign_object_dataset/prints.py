@@ -30,9 +30,9 @@ def prints(rng, pixels, camera):
     """Factor [H,W] on the light of a large thing whose mesh has the picture points pixels [N,2]: about 1 but for its prints."""
     factor = np.ones((camera.height, camera.width), np.float32)
     pixels = pixels[((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)]
-    for _ in range(rng.poisson(4) if len(pixels) else 0):
+    for _ in range(rng.poisson(3) if len(pixels) else 0):
         middle, angle = pixels[rng.integers(len(pixels))], rng.uniform(0, np.pi)
-        reach, tone = np.exp(rng.uniform(np.log(12), np.log(120))), np.exp(rng.choice([-1, 1]) * rng.uniform(0.1, 1.1))
+        reach, tone = np.exp(rng.uniform(np.log(12), np.log(120))), np.exp(rng.choice([-1, 1]) * rng.uniform(0.1, 0.9))
         span = 1.5 * reach * camera.scale
         x1, y1 = np.clip(middle - span, 0, [camera.width, camera.height]).astype(int)
         x2, y2 = np.clip(middle + span, 0, [camera.width, camera.height]).astype(int)

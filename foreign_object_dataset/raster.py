@@ -77,7 +77,7 @@ def _faces(mesh, camera):
 
 
 def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
-    """Blends the mesh into picture [H,W,3]; sunlit [H,W] says how much sun reaches the road there.
+    """Blends the mesh into picture [H,W,3]; sunlit [H,W] says how much sun reaches it there, grain [H,W] is a factor on its light.
 
     Returns (window, coverage): the patch (x1, y1, x2, y2) and the covered share of each of its pixels; None if unseen.
     """
@@ -103,7 +103,7 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
     sun = sunlit[y1:y2, x1:x2, None]
     colour = lit * sun + dark * (1 - sun)
     if grain is not None:
-        colour = colour * grain[: y2 - y1, : x2 - x1, None]
+        colour = colour * grain[y1:y2, x1:x2, None]
     picture[y1:y2, x1:x2] = picture[y1:y2, x1:x2] * (1 - cover[..., None]) + colour
     return window, cover
 

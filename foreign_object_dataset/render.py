@@ -3,8 +3,8 @@
     python foreign_object_dataset/render.py --images 622 --size 2560x1440 --output DIR
 
 Writes JPEGImages/NAME.jpg, Annotations/NAME.xml (1-based inclusive pixels) and
-ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification) alone, so the number of
-processes changes nothing and a larger set begins with the smaller one's pictures.
+ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) alone, so
+the number of processes changes nothing and a larger set begins with the smaller one's pictures; its lists are drawn anew.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def at_least(lowest):
         return int(text)
 
     return number
+
+
+def jpeg_file(text):
+    if not re.search(r"\.jpe?g$", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text}' is no .jpg")
+    return Path(text)
 
 
 def magnification(text):
@@ -87,9 +93,9 @@ def write_picture(index, seed, width, height, style, magnification, quality, mar
     cv2.setNumThreads(1)
     name = f"{index:06d}"
     picture = render(seed, index, width, height, style, magnification)
-    cv2.imwrite(
-        str(output / "JPEGImages" / f"{name}.jpg"), picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    file = output / "JPEGImages" / f"{name}.jpg"
+    if not cv2.imwrite(str(file), picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]):
+        raise OSError(0, "cannot be written", str(file))
     objects = [{**thing, "box": widened(thing["box"], margin, width, height)} for thing in picture.objects]
     (output / "Annotations" / f"{name}.xml").write_text(annotation(name, width, height, objects), encoding="utf-8")
     return name
@@ -108,7 +114,7 @@ def split_names(names, seed):
 def contact_sheet(folder, file, columns=6, rows=4, width=320):
     """The first pictures of a set with their boxes, side by side."""
     tiles = []
-    for path in sorted((folder / "JPEGImages").glob("*.jpg"))[: columns * rows]:
+    for path in sorted((folder / "JPEGImages").iterdir())[: columns * rows]:
         image = cv2.imread(str(path))
         for corners in ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").iter("bndbox"):
             x1, y1, x2, y2 = (int(corners.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
@@ -118,7 +124,6 @@ def contact_sheet(folder, file, columns=6, rows=4, width=320):
         )
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-    file.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(file), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
@@ -144,7 +149,7 @@ def parse_arguments(arguments=None):
         "--margin", type=at_least(0), default=0, help="px that boxes are wider on each side than what shows of a thing, as people draw them"
     )
     parser.add_argument(
-        "--contact-sheet", type=Path, help="also writes an overview of the first 24 pictures, with boxes, to this file"
+        "--contact-sheet", type=jpeg_file, help="also writes an overview of the first 24 pictures, with boxes, to this .jpg"
     )
     return parser.parse_args(arguments)
 
@@ -152,11 +157,20 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     flags = parse_arguments(arguments)
     try:
-        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-            (flags.output / folder).mkdir(parents=True, exist_ok=True)
+        write_set(flags)
     except OSError as error:
-        print(f"render.py: error: --output {flags.output}: {error.strerror}", file=sys.stderr)
+        print(f"render.py: error: --output {flags.output}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def write_set(flags):
+    """Raises FileExistsError where --output holds pictures, boxes or lists already: a mixture of two sets would look whole."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (flags.output / folder).mkdir(parents=True, exist_ok=True)
+        if there := next((flags.output / folder).iterdir(), None):
+            raise FileExistsError(0, "is there already; name another folder, or empty it", str(there))
+    if flags.contact_sheet:
+        flags.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
     job = partial(
         write_picture,
         seed=flags.seed,

@@ -14,7 +14,7 @@ from ground import noise, step
 from objects import CLASSES, MAKERS
 from prints import prints
 from raster import DRAWN, cast, draw, occlude
-from road import disc, make_road
+from road import band, disc, make_road
 from sensor import photograph
 from shapes import turn
 from styles import STYLES
@@ -82,15 +82,19 @@ def _wish(rng, camera):
 
 
 def _bystanders(rng, camera, span):
-    """Large meshes in place at the borders of the picture, or outside and only their shadows in it."""
-    placed = []
+    """Large meshes in place at the borders of the picture, or outside and only their shadows in it, from far to near."""
+    placed, farthest = [], max(0.25, 400 / span)  # in shares of the picture
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.22, 0.38, 0.27, 0.13])):
-        side, along, beyond = rng.integers(4), rng.uniform(0, 1), rng.uniform(-0.14, 0.25)
+        side, along, beyond = rng.integers(4), rng.uniform(0, 1), rng.uniform(-0.14, farthest)
         spot = np.array([[along, -beyond], [1 + beyond, along], [along, 1 + beyond], [-beyond, along]][side])
         at = camera.on_ground([spot * [camera.width, camera.height]])[0]
         towards = np.arctan2(-at[1], -at[0]) + rng.normal(0, 0.5)
         placed.append(make_bystander(rng, span).turned(turn("z", towards)).moved([*at, 0]))
-    return placed
+    return _far_to_near(placed, camera)
+
+
+def _far_to_near(meshes, camera, of=lambda mesh: mesh):
+    return sorted(meshes, key=lambda each: -np.linalg.norm(of(each).points.mean(0) - camera.position))
 
 
 def _far_shadows(rng, ground, span, softness):
@@ -99,34 +103,32 @@ def _far_shadows(rng, ground, span, softness):
     for _ in range(rng.choice([0, 1, 2], p=[0.5, 0.33, 0.17])):
         centre = rng.uniform(-0.7, 0.7, 2) * span
         size = rng.uniform(0.1, 0.5) * span
-        if rng.random() < 0.14:
+        soft = min(1 + softness * np.exp(rng.uniform(np.log(100), np.log(4000))), 80)  # what casts it is so many mm high
+        kind = rng.choice(["leaves", "bars", "house", "round"], p=[0.14, 0.36, 0.25, 0.25])
+        if kind == "leaves":
             leaves = ground.noise(rng.uniform(60, 250)) + 0.6 * ground.noise(rng.uniform(15, 40))
             mask = rng.uniform(0.6, 1) * step(leaves - rng.uniform(-0.2, 0.9), rng.uniform(0.5, 1.6))
-        elif rng.random() < 0.4:
-            angle = rng.uniform(0, np.pi)
-            along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-            wide = rng.uniform(12, 400)
-            mask = ground.outline(
-                centre
-                + np.array(
-                    [
-                        -4 * span * along,
-                        4 * span * along,
-                        4 * span * along + wide * across,
-                        wide * across - 4 * span * along,
-                    ]
-                ),
-                soft=20 * softness + 1,
-            )
-        else:
-            mask = ground.outline(disc(rng, centre, size, rng.integers(6, 16), 0.45), soft=40 * softness + 1)
+        elif kind == "bars":  # a pole, a wall, or a fence
+            angle, wide = rng.uniform(0, np.pi), rng.uniform(12, 400)
+            aside = np.array([-np.sin(angle), np.cos(angle)])
+            count = rng.integers(2, 9) if wide < 60 and rng.random() < 0.5 else 1
+            step_aside = wide * rng.uniform(1.5, 5) * aside
+            mask = np.max([ground.outline(band(centre + k * step_aside, angle, wide, 8 * span), soft) for k in range(count)], axis=0)
+        elif kind == "house":
+            corners = disc(rng, centre, 1.5 * size, 8, 0.3).astype(np.float32)
+            mask = ground.outline(cv2.convexHull(corners)[:, 0], soft)
+        else:  # a tree, somebody out of sight
+            mask = ground.outline(disc(rng, centre, size, 24, 0.12), max(soft, 4))
         sunlit = np.minimum(sunlit, 1 - mask)
     return sunlit
 
 
 def _layer(rng, mesh, camera, light, road, sunlit):
-    """(window, cover, colour) of a mesh drawn by itself, or None when it is out of the picture."""
+    """(window, cover, colour) of a mesh drawn by itself, or None when it is out of the picture; in the sun that falls on its foot."""
     canvas = np.zeros((camera.height, camera.width, 3), np.float32)
+    foot = camera.project(mesh.points[mesh.points[:, 2] < 60])[0].mean(0)
+    x, y = np.clip(np.nan_to_num(foot), 0, [camera.width - 1, camera.height - 1]).astype(int)
+    sunlit = np.full_like(sunlit, sunlit[y, x])
     weave = [noise(rng, camera.height, camera.width, size * camera.scale) for size in (1.2, 4, 25)]
     grain = np.exp(
         rng.uniform(0.01, 0.09) * weave[0] + rng.uniform(0, 0.06) * weave[1] + rng.uniform(0, 0.05) * weave[2]
@@ -215,7 +217,8 @@ def render(seed, index, width, height, style="default", magnification=1.0):
         cast(sunlit, mesh, camera, light)
         occlude(openness, mesh, camera, 0.6)
     road = albedo[::16, ::16].mean((0, 1)) * (light.sky + light.sun * light.direction[2])
-    standing = [layer for mesh in bystanders if (layer := _layer(rng, mesh, camera, light, road, far_only))]
+    surfaces = np.random.default_rng([seed, index, 1])  # of their own, so that what lies there does not hang on them
+    standing = [layer for mesh in bystanders if (layer := _layer(surfaces, mesh, camera, light, road, far_only))]
     hidden = np.zeros((height, width), np.float32)
     for (x1, y1, x2, y2), cover, _ in standing:
         np.maximum(hidden[y1:y2, x1:x2], cover, out=hidden[y1:y2, x1:x2])
@@ -232,7 +235,9 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     )
     image *= (0.8 + 0.2 * rough)[..., None]
     owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit)
-    return Picture(photograph(rng, image, style, magnification), owner, _objects(owner, named, camera))
+    image, covered = photograph(rng, image, style, magnification)
+    owner[covered] = 0
+    return Picture(image, owner, _objects(owner, named, camera))
 
 
 def _draw_things(image, lying, standing, camera, light, road, sunlit):
@@ -268,7 +273,7 @@ def _lying_things(rng, camera, hidden, style):
     for _ in range(rng.poisson(rng.choice([1.5, 5, 14], p=[0.6, 0.3, 0.1]))):
         mesh = _place(rng, make_clutter(rng), camera, hidden, crowded)
         things += [(mesh, None)] if mesh else []
-    return sorted(things, key=lambda thing: -np.linalg.norm(thing[0].points.mean(0) - camera.position))
+    return _far_to_near(things, camera, of=lambda thing: thing[0])
 
 
 def _objects(owner, named, camera):

@@ -165,8 +165,9 @@ def _texts(rng):
 
 def stamp(rng, image, magnification):
     """Burns a time stamp, and sometimes a position text, into the uint8 picture in place: as much of them as shows in a window of
-    a frame `magnification` times as wide and high, which lies nearer its upper left than elsewhere.
+    a frame `magnification` times as wide and high, which lies nearer its upper left than elsewhere. Returns which pixels [H,W] they cover.
     """
+    covered = np.zeros(image.shape[:2], bool)
     size = np.array(image.shape[1::-1])
     frame = size * magnification
     corner = np.maximum(frame - size, 0) * rng.uniform(0, 1, 2) ** 2
@@ -186,10 +187,12 @@ def stamp(rng, image, magnification):
                 black = part.mean() > threshold
                 part[edge[rows, columns] > 0] = 255 if black else 0
                 part[mask[rows, columns] > 0] = 0 if black else 255
+                covered[y1:y2, x1:x2] |= edge[rows, columns] > 0
+    return covered
 
 
 def photograph(rng, linear, style, magnification=1.0):
-    """Linear RGB float32 [H,W,3] of the scene -> uint8 RGB as the camera would store it. Blur, halos, blocks and texts are as many
+    """Linear RGB float32 [H,W,3] of the scene -> uint8 RGB as the camera would store it, and the pixels [H,W] under its texts. Blur, halos, blocks and texts are as many
     pixels large as in a whole frame that shows things as large: a picture of magnification 4 is a window of one four times as wide.
     """
     pixel = linear.shape[1] * magnification / REFERENCE_WIDTH
@@ -197,5 +200,5 @@ def photograph(rng, linear, style, magnification=1.0):
     image = sensor(rng, image, style, pixel).astype(np.uint8)
     if rng.random() < 0.015:
         image = np.repeat(image.mean(-1, keepdims=True).astype(np.uint8), 3, -1)
-    stamp(rng, image, magnification)
-    return codec(rng, image, pixel)
+    covered = stamp(rng, image, magnification)
+    return codec(rng, image, pixel), covered

@@ -70,7 +70,7 @@ def main(arguments=None):
     folder = parser.parse_args(arguments).folder
     try:
         print(f"{counts_table(folder)}\n\n{sizes_table(folder)}")
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, TypeError, ZeroDivisionError, ElementTree.ParseError) as error:
         parser.error(f"{folder}: {error}")
 
 

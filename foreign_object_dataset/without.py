@@ -3,7 +3,7 @@
     python foreign_object_dataset/without.py shadows --images 600 --size 640x360 --magnification 4 --output DIR
 
 After the ingredient come the flags of render.py. The random numbers of what is left out are drawn all the same, so that little else
-changes in a picture: without `camera` and `shadows` nothing does.
+changes in a picture: without `camera` and `shadows` nothing does; without `bystanders` the rest lies elsewhere, since it lies around them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(arguments=None):
     if ingredient not in INGREDIENTS:
         print(f"without.py: error: '{ingredient}' is not one of {', '.join(INGREDIENTS)}", file=sys.stderr)
         return 2
-    multiprocessing.set_start_method("fork")  # processes that know of the change
+    multiprocessing.set_start_method("fork", force=True)  # processes that know of the change
     leave_out(ingredient)
     return render.main(flags)
 

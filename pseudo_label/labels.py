@@ -51,8 +51,12 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
     labels = _read_voc(source, split, skip_bad) if source.is_dir() else _read_json(source, images, split, skip_bad)
     if need_images and labels.images is None:
         raise ValueError(f"{source}: a json needs --images DIR, the folder of its pictures")
-    contents, seen, good = labels.contents, set(), []
+    contents, seen, good, bad = labels.contents, set(), [], []
     image_ids, category_ids = ({each["id"] for each in contents[part]} for part in ("images", "categories"))
+    for part, ids in (("image_id", image_ids), ("category_id", category_ids)):      # 7 and "7" are one id, as in training
+        as_written = {str(id): id for id in ids}
+        for annotation in contents["annotations"]:
+            annotation[part] = as_written.get(str(annotation[part]), annotation[part])
     for place, annotation in enumerate(contents["annotations"], start=1):
         id, where = annotation.get("id"), f"{source}: annotation {annotation.get('id', f'number {place}')}"
         if id is None or id in seen:
@@ -62,7 +66,12 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
         trouble = trouble_with(annotation, image_ids, category_ids)
         if trouble and not skip_bad:
             raise ValueError(f"{where}: {trouble}; --skip-bad leaves out what is bad and goes on")
-        good += [annotation] * (not trouble)
+        if trouble:
+            bad.append(f"{where}: {trouble}")
+        else:
+            good.append(annotation)
+    if bad:
+        print(f"note: {len(bad)} of {len(contents['annotations'])} annotations are bad and left out, as training does; the first: {bad[0]}")
     info = contents.get("info")
     return labels._replace(contents={**contents, "info": info if isinstance(info, dict) else {}, "annotations": good})
 
@@ -105,7 +114,10 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
     from dataset.voc import VOCDataset, find_layout, find_splits, index_layout
     from tools.voc_to_coco import to_coco
     if split == "auto":
-        split = "train" if "train" in find_splits(folder) else "all"
+        splits = find_splits(folder)
+        if splits and "train" not in splits:
+            raise ValueError(f"{folder}: has no list 'train' in ImageSets (but {', '.join(splits)}); name one with --split S, or take every XML file with --split all")
+        split = "train" if splits else "all"
     dataset = VOCDataset(folder, None if split == "all" else split, skip_bad=skip_bad)
     images, xmls = find_layout(folder)[1], index_layout(folder)[0]
     contents, digest = to_coco(dataset, images), hashlib.sha256()
@@ -115,13 +127,22 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
         elements = ElementTree.fromstring(data).findall("object")
         for element, annotation in zip(elements, annotations, strict=True) if len(elements) == len(annotations) else ():
             annotation |= {tag: read(element.findtext(tag).strip()) for tag, read in TAGS.items() if element.findtext(tag)}
-    info = json.loads((folder / INFO).read_text(encoding="utf-8")) if (folder / INFO).is_file() else {}
+    info = _read_info(folder / INFO)
     if dataset.objects_at_zero:
         print(f"note: {folder}: {dataset.objects_at_zero} boxes start at coordinate 0, but pixels are counted from 1 here; if this folder counts "
               f"from 0, make a json of it: tools/voc_to_coco.py {folder} --zero-based --output FILE.json")
-    image_ids, category_ids = (info.pop(part, {}) if isinstance(info, dict) else {} for part in IDS)
+    image_ids, category_ids = (info.pop(part, {}) for part in IDS)
     written = "train" if split == "all" else split      # a list of that name is what training and the next stage take
     return Labels(with_ids(contents | {"info": info}, image_ids, category_ids), images, written, digest.hexdigest())
+
+
+def _read_info(path: Path) -> dict:
+    """What write_labels left there; {} for no file, and for a person's own of that name."""
+    try:
+        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    return info if isinstance(info, dict) and all(isinstance(info.get(part, {}), dict) for part in IDS) else {}
 
 
 def with_ids(contents: dict, image_ids: dict | None, category_ids: dict) -> dict:
@@ -158,7 +179,7 @@ def write_labels(contents: dict, output, images, split: str) -> None:
         xml = (output / "Annotations" / image["file_name"]).with_suffix(".xml")
         tree = ElementTree.parse(xml)
         for element, annotation in zip(tree.findall("object"), annotations_of[image["id"]], strict=True):
-            for tag in (tag for tag in TAGS if tag in annotation):
+            for tag in (tag for tag in TAGS if annotation.get(tag) is not None):
                 for written in element.findall(tag):
                     element.remove(written)
                 ElementTree.SubElement(element, tag).text = "1" if annotation[tag] is True else str(annotation[tag])

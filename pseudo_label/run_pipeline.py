@@ -25,6 +25,7 @@ other --arms or --seeds. What the columns mean: pseudo_label/compare_arms.py.
 """
 import argparse
 import csv
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ from util.command_line import Parser, number
 STRONG = ["--strong-view", "on"]
 OWN_FLAGS = ("data", "train_json", "train_images", "val_json", "val_images", "output", "resume", "seed", "strong_view", "teacher",
              "pseudo_weight", "keep_rate")              # of train_coco.py that an experiment sets
+PLACES = ("source", "images", "test", "test_images")       # where the data is; which it is the digest of its labels says
 ANYWHERE = ("config", "workers", "device")              # and those that may differ when it goes on: what a --config says is in the others
 
 
@@ -75,7 +77,8 @@ class Experiment:
             print(f"{run}: is complete")
         elif (run / "last.pth").exists():
             stop = ["--max-steps", str(self.settings.max_steps)] if self.settings.max_steps else []     # no run takes it from its checkpoint
-            self.command.run(["--resume", str(run / "last.pth"), *stop])
+            where = ["--device", self.settings.device, "--workers", str(self.settings.workers)]     # which may be others by now
+            self.command.run(["--resume", str(run / "last.pth"), *where, *stop])
         else:
             self.command.run([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
                               "--seed", str(self.seed), *extra, "--output", str(run)])
@@ -175,6 +178,7 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
     network = load_model(checkpoint["config"], checkpoint["model"], device)
     loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers)
     found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold)
+    found = {id: {name: values for name, values in each.items() if name != "masks"} for id, each in found.items()}      # boxes are what is compared
     return coco_results(found, dataset.category_ids, dataset.image_ids)
 
 
@@ -208,9 +212,18 @@ def doubts(settings: argparse.Namespace) -> list[str]:
     return found
 
 
+def digest(labels) -> str:
+    """Of the labels and of which pictures they belong to."""
+    names = [each["file_name"] for each in labels.contents["images"]]
+    return hashlib.sha256(json.dumps([labels.sha256, names]).encode()).hexdigest()
+
+
 def settle(output: Path, settings: dict) -> None:
-    """Keeps the settings beside the results. Raises ValueError where the folder holds an experiment with others."""
+    """Keeps the settings beside the results. Raises ValueError where the folder holds an experiment with others, or files of somebody else."""
     path, settings = output / "pipeline.json", json.loads(json.dumps(settings))
+    for name in () if path.exists() else ("train.json", "test.json", "results.json", "table.md"):
+        if (output / name).exists():
+            raise ValueError(f"--output {output}: holds {name}, which no experiment has left there, and would be replaced; name another folder")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
@@ -222,6 +235,7 @@ def settle(output: Path, settings: dict) -> None:
 def run(flags: argparse.Namespace, words: list) -> dict:
     """The rows of the table, by arm. Raises ValueError, after the others are through, for an arm that cannot be trained."""
     words = [*words, "--skip-bad"] if flags.skip_bad else words
+    flags.arms, flags.seeds = (list(dict.fromkeys(part)) for part in (flags.arms, flags.seeds))
     refuse_unknown_flags(flags.arms, words)
     from train_coco import parse_flags
     settings = parse_flags(words)[0]
@@ -232,10 +246,11 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     if not flags.test and Path(flags.source).is_file():
         raise ValueError(f"{flags.source}: a json needs another one to judge on: --test FILE --test-images DIR")
     output = Path(flags.output)
-    settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds")}
-           | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)})
     full = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
     test = read_labels(test_source, test_images, flags.test_split, flags.skip_bad, need_images=True)
+    settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds", *PLACES)}
+           | {f"sha256 of the labels to {what}": digest(labels) for what, labels in (("train on", full), ("judge on", test))}
+           | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)})
     for labels, name in ((full, "train"), (test, "test")):
         write_labels(labels.contents, output / f"{name}.json", labels.images, labels.split)
 

@@ -33,7 +33,7 @@ def read_run(path) -> tuple[Path, list, dict]:
             rows = list(csv.DictReader(opened))
     except OSError:
         raise ValueError(f"{file}: no such file; a run is a folder with metrics.csv, or that file") from None
-    columns = {name: numbers([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    columns = {name: numbers([row[name] for row in rows]) for name in (rows[0] if rows else ()) if name}
     losses = {name: values for name, values in columns.items() if values is not None and name not in NO_LOSS and not name.startswith("mAP")}
     if columns.get("step") is None or not losses:
         raise ValueError(f"{file}: has {len(rows)} rows and no column of a loss beside 'step'; it must be a metrics.csv of training")

@@ -98,6 +98,8 @@ def draw_pictures(contents: dict, missing: list, images: Path, output: Path, cou
     paths = []
     for image in worth[::max(1, -(-len(worth) // count))]:
         paths.append(output / f"{Path(image['file_name']).with_suffix('').as_posix().replace('/', '_')}.png")
+        if paths[-1].exists() and paths[-1].samefile(images / image["file_name"]):
+            raise ValueError(f"--output {output}: the drawing would replace {paths[-1]} itself; name another folder")
         draw(read_picture(images / image["file_name"]), kinds_in[image["id"]], names).save(paths[-1])
     return paths
 

@@ -12,6 +12,7 @@ from test_voc_ap import objects as voc_objects
 
 from dataset.coco import read_instances
 from evaluation.coco_ap import NUMBERS, evaluate
+from evaluation.matching import confusion_matrix
 from evaluation.report import coco_results, format_table
 from util.boxes import xywh_to_xyxy
 
@@ -25,6 +26,19 @@ def objects(*rows, crowds=()):
     truth["ignore"] = torch.tensor([place in crowds for place in range(len(rows))], dtype=torch.bool)
     truth["difficult"] |= truth["ignore"]
     return truth
+
+
+def test_whatever_lies_in_a_crowd_is_no_false_alarm_in_any_number_of_the_table():
+    truth = {"x": objects((0, 0, 10, 10, 0, False), (20, 0, 120, 100, 0, False), crowds=[1])}
+    inside, beside = (30, 10, 40, 20, 0), (115, 90, 135, 110, 0)        # all of it in the crowd; an eighth of it
+    numbers = evaluate({"x": found((0, 0, 10, 10, 0, 0.5), (*inside, 0.9), (*beside, 0.4))}, truth, CLASSES[:1])
+    row = numbers["all"]
+    assert (row["precision"], row["recall"], row["threshold"]) == (1, 1, 0.5) and numbers["mAP_50"] == pytest.approx(1)
+    matrix = confusion_matrix({"x": found((*inside, 0.9), (*beside, 0.4))}, truth, 1)
+    assert matrix.tolist() == [[0, 1], [1, 0]]
+    # what reaches an object counts for it, though it lies in a crowd as well
+    truth = {"x": objects((30, 10, 40, 20, 0, False), (20, 0, 120, 100, 0, False), crowds=[1])}
+    assert evaluate({"x": found((*inside, 0.9))}, truth, CLASSES[:1])["all"]["recall"] == 1
 
 
 def plain_coco(detections, ground_truth, num_classes):

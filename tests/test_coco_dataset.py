@@ -202,10 +202,13 @@ def test_the_standard_layout_is_found_in_its_variants(tmp_path):
         find_pairs(tmp_path / "nowhere")
     for name in ("train2017", "val2017"):
         (tmp_path / f"annotations/instances_{name}.json").write_text("{}")
+    (tmp_path / "val2017").mkdir()
+    assert choose_pair(tmp_path, "val") == (tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017")    # the other's may miss
     with pytest.raises(ValueError, match="its pictures must be in .*train2017"):
-        find_pairs(tmp_path)
+        choose_pair(tmp_path, "train")
     (tmp_path / "train2017").mkdir()
-    (tmp_path / "images/val2017").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val2017").rename(tmp_path / "images/val2017")
     assert choose_pair(tmp_path, "train") == (tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
     assert choose_pair(tmp_path, "val")[1] == tmp_path / "images/val2017" and choose_pair(tmp_path, "test") is None
     (tmp_path / "annotations/instances_train2014.json").write_text("{}")

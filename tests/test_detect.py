@@ -183,6 +183,24 @@ def test_a_video_comes_back_drawn_with_an_entry_a_frame(checkpoint, tmp_path):
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
 
 
+def test_a_video_of_any_rate_comes_back(checkpoint):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    for rate in (119.943, 239.7623, 90.0067, 29.97):
+        writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), rate, (128, 96))
+        for _ in range(3):
+            writer.write(torch.full((96, 128, 3), 110, dtype=torch.uint8).numpy())
+        writer.release()
+        assert len(run(checkpoint, "clip.avi")) == 3
+        assert cv2.VideoCapture("out/clip.avi.mp4").get(cv2.CAP_PROP_FPS) == pytest.approx(rate, abs=0.4)
+
+
+def test_inputs_whose_drawn_copies_would_be_one_file_are_refused(checkpoint, tmp_path, capsys):
+    draw_picture(tmp_path / "1.png", (16, 8, 48, 40))
+    again = tmp_path / "1.png"
+    assert "both drawn copies would be" in refusal(detect.main, ["1.png", again, "--output", "out", "--checkpoint", checkpoint], capsys)
+    assert not Path("out").exists()
+
+
 def test_a_video_that_ends_early_is_named(checkpoint, tmp_path, capsys):
     cv2 = pytest.importorskip("cv2", exc_type=ImportError)
     writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (128, 96))
@@ -226,6 +244,17 @@ def test_a_camera_is_drawn_shown_and_kept_until_a_key_ends_it(checkpoint, tmp_pa
     assert boxes_of(frames[0])["disc"] == pytest.approx([30, 20, 70, 60], abs=2)
     assert shown[4:] == ["released"] and shown[0].shape == (96, 128, 3) and (shown[0] != view.numpy()).any()      # drawn on
     assert file_capture("out/webcam_3.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 4
+
+
+def test_who_stops_the_pictures_is_not_shown_the_videos(checkpoint, tmp_path, monkeypatch):
+    cv2 = pytest.importorskip("cv2", exc_type=ImportError)
+    for name in ("1.png", "2.png"):
+        draw_picture(tmp_path / name, (16, 8, 48, 40))
+    Path("clip.mp4").write_bytes(b"not looked at")
+    monkeypatch.setattr(cv2, "imshow", lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda wait_ms: ord("q"))
+    monkeypatch.setattr("dataset.video.check_opencv", lambda window=False: None)
+    assert [entry["image"] for entry in run(checkpoint, "1.png", "2.png", "clip.mp4", "--show")] == ["1.png"]
 
 
 def test_what_is_no_video_is_refused_by_name(checkpoint, tmp_path, capfd):

@@ -261,6 +261,26 @@ def test_an_arm_whose_training_fails_does_not_cost_the_others(pretended, tmp_pat
         train_coco.run(["--train-json", str(tmp_path / "none.json")])
 
 
+def test_labels_that_were_edited_are_another_experiment_and_a_folder_of_the_same_is_not(pretended, tmp_path, monkeypatch, capsys):
+    folder, calls = pretended
+    words = ["--output", tmp_path / "out", "--arms", "A", "A", "--seeds", "0", "0", "--", *TINY]
+    run_pipeline.main([str(word) for word in (folder, *words)])
+    monkeypatch.chdir(folder.parent)
+    run_pipeline.main([str(word) for word in (folder.name, *words)])        # the same by another name
+    assert len(calls) == 1
+    xml = next(folder / "Annotations" / f"{id}.xml" for id in (folder / "ImageSets/Main/train.txt").read_text().split())
+    xml.write_text(xml.read_text().replace("<annotation>", "<annotation> ", 1))
+    assert "holds an experiment with sha256 of the labels to train on" in refusal(run_pipeline.main, [folder, *words], capsys)
+
+
+def test_files_of_somebody_else_are_no_place_for_an_experiment(pretended, tmp_path, capsys):
+    folder, calls = pretended
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/train.json").write_text("mine")
+    assert "holds train.json, which no experiment has left there" in refusal(run_pipeline.main, [folder, "--output", tmp_path / "out", "--arms", "A", "--", *TINY], capsys)
+    assert (tmp_path / "out/train.json").read_text() == "mine" and not calls
+
+
 def test_a_recipe_that_was_edited_is_another_experiment(pretended, tmp_path, capsys):
     folder, calls = pretended
     recipe = tmp_path / "recipe.yaml"
@@ -304,7 +324,8 @@ def test_an_arm_is_really_trained_and_a_broken_one_goes_on(tmp_path, monkeypatch
     calls = []
     monkeypatch.setattr(train_coco, "run", calls.append)
     run_pipeline.main(words)
-    assert calls == [["--resume", str(run / "last.pth")]]
+    where = ["--device", "cpu", "--workers", "0"]
+    assert calls == [["--resume", str(run / "last.pth"), *where]]
     stopping = run_pipeline.Experiment(run.parent, folder / "JPEGImages", (), 0, None, [*TINY, "--max-steps", "3"])
     stopping.train(tmp_path / "none.json", "D", [])
-    assert calls[1:] == [["--resume", str(run / "last.pth"), "--max-steps", "3"]]
+    assert calls[1:] == [["--resume", str(run / "last.pth"), "--device", "cpu", "--workers", "1", "--max-steps", "3"]]

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "foreign_object_dataset"
 sys.path.insert(0, str(SHIPPED))
 
+import bicycles  # noqa: E402
+import clutter  # noqa: E402
 import csv_to_voc  # noqa: E402
 import gadgets  # noqa: E402
 import people  # noqa: E402
@@ -25,6 +27,7 @@ import sensor  # noqa: E402
 import without  # noqa: E402
 from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
+from shapes import Material, box  # noqa: E402
 from styles import STYLES  # noqa: E402
 
 WIDTH, HEIGHT = 320, 180
@@ -184,6 +187,34 @@ def test_an_output_that_is_a_file_is_refused(capsys, tmp_path):
     assert "taken" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_a_set_is_refused_and_stays_as_it_is(capsys, tmp_path):
+    flags = ["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)]
+    assert not render.main(flags)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert render.main([*flags, "--seed", "1"]) == 2 and "is there already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_picture_that_cannot_be_written_ends_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(render.cv2, "imwrite", lambda *_: False)
+    assert render.main(["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)]) == 2
+    assert "000000.jpg: cannot be written" in capsys.readouterr().err and not list(tmp_path.rglob("*.txt"))
+
+
+@pytest.mark.parametrize("rows, sentence", [
+    ("../7,train,nail,1,2,30,40", "line 2: image is '../7', must be a name without folders"),
+    ("7,../../up,nail,1,2,30,40", "line 2: split is '../../up', must be a name without folders"),
+    (",train,nail,1,2,30,40", "line 2: has no image"),
+    ("7,train,,1,2,30,40", "line 2: has no class"),
+    ("7,train,nail,1,2,30,40\n7.jpg,test,nail,1,2,30,40", "line 3: 7 is in test, but was in train"),
+])
+def test_a_table_that_would_write_elsewhere_or_twice_is_refused(rows, sentence, tmp_path, capsys):
+    (tmp_path / "boxes.csv").write_text(f"image,split,class,xmin,ymin,xmax,ymax\n{rows}\n")
+    with pytest.raises(SystemExit):
+        csv_to_voc.main([str(tmp_path / "boxes.csv"), "--size", "64x48", "--output", str(tmp_path / "out")])
+    assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
     table = tmp_path / "boxes.csv"
     table.write_text(
@@ -225,6 +256,15 @@ def test_the_shipped_set_is_whole():
             assert all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for _, (x1, y1, x2, y2) in boxes)
     assert all(found == set(CLASSES) for found in names.values())
     assert sum(path.stat().st_size for path in (SHIPPED / "JPEGImages").iterdir()) < 25e6
+
+
+def test_a_close_picture_is_a_window_of_the_frame_and_not_a_nearer_camera():
+    frame, window = (make_camera(np.random.default_rng(1), width, width * 9 // 16, STYLES["default"], magnification)
+                     for width, magnification in ((2560, 1), (640, 4)))
+    np.testing.assert_allclose(frame.position, window.position)
+    assert (frame.focal, frame.scale) == (window.focal, window.scale)
+    points = np.array([[0.0, 0, 0], [50, 20, 0], [-40, 60, 90]])
+    np.testing.assert_allclose(frame.project(points)[0] - [1280, 720], window.project(points)[0] - [320, 180], atol=1e-6)
 
 
 def test_magnified_pictures_show_larger_things_and_any_magnification_renders():
@@ -311,6 +351,55 @@ def test_prints_lie_where_the_thing_is_and_nowhere_else():
     assert (factors[:, :, beyond:] == 1).all() and factors.min() > 0
     changed = (factors != 1).any((1, 2))
     assert changed.sum() > 15
+
+
+def test_prints_are_drawn_where_they_lie():
+    """A black square print in the middle of a box that begins far from the picture's corner."""
+    rng = np.random.default_rng(0)
+    camera, light = make_camera(rng, 640, 360, STYLES["default"]), make_light(rng, STYLES["default"])
+    thing, grain = box([300, 200, 5], Material((0.8, 0.8, 0.8))), np.ones((360, 640), np.float32)
+    grain[170:190, 310:330] = 0
+    pictures = [np.zeros((360, 640, 3), np.float32) for _ in range(2)]
+    for picture, factor in zip(pictures, (None, grain), strict=True):
+        raster.draw(picture, thing, camera, light, np.full(3, 0.1), np.ones((360, 640), np.float32), factor)
+    changed = (pictures[0] != pictures[1]).any(-1)
+    assert scene.mask_box(changed) == (310, 170, 330, 190) and changed.sum() == 400
+
+
+def test_of_two_that_stand_there_the_nearer_is_drawn_last():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        camera = make_camera(rng, WIDTH, HEIGHT, STYLES["default"])
+        away = [np.linalg.norm(mesh.points.mean(0) - camera.position) for mesh in scene._bystanders(rng, camera, 1200)]
+        assert away == sorted(away, reverse=True)
+
+
+def test_what_a_text_covers_is_not_seen_of_an_object(monkeypatch):
+    whole = scene.render(3, 1, WIDTH, HEIGHT)
+    x1, y1, x2, y2 = whole.objects[0]["box"]
+    middle = (x1 + x2 + 1) // 2
+
+    def stamp(rng, image, magnification):
+        covered = np.zeros(image.shape[:2], bool)
+        covered[:, :middle] = True
+        return covered
+
+    monkeypatch.setattr(sensor, "stamp", stamp)
+    halved = next(thing for thing in scene.render(3, 1, WIDTH, HEIGHT).objects if thing["box"][2:] == (x2, y2) or thing["box"][0] == middle)
+    assert halved["box"][0] >= middle and halved["truncated"]
+
+
+def test_hooks_are_bent_wire_on_the_ground():
+    for seed in range(60):
+        points = clutter.hook(np.random.default_rng(seed)).points
+        assert np.isfinite(points).all() and 10 < np.ptp(points, axis=0).max() < 200 and -0.3 < points[:, 2].min() <= 0
+
+
+def test_stands_reach_the_ground_or_are_folded():
+    steel = Material((0.5, 0.5, 0.5))
+    for seed in range(60):
+        points = bicycles.stand(np.random.default_rng(seed), 300, steel, steel).points
+        assert np.isfinite(points).all() and 150 < np.ptp(points, axis=0).max() < 550 and points[:, 2].min() > -420
 
 
 def test_what_is_wished_at_an_edge_lies_there_and_anywhere_where_nothing_stands():

@@ -315,6 +315,8 @@ def test_a_wrong_flag_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_fol
     ("- epochs", "must hold flags as 'name: value' lines"),
     ("", "must hold flags as 'name: value' lines"),
     ("a: [", "is not YAML"),
+    ("resume: last.pth", "holds resume, which only the command line can say"),
+    ("config: other.yaml", "holds config, which only the command line can say"),
 ])
 def test_a_wrong_config_ends_in_one_sentence_that_names_it(text, words_of_it, tmp_path, voc_folder, capsys):
     recipe = tmp_path / "recipe.yaml"
