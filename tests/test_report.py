@@ -156,8 +156,8 @@ def test_area_ap_agrees_with_coco_up_to_its_101_recall_points():
 
 
 def test_plots_take_one_class_many_classes_and_scores_of_float32(tmp_path):
-    for count in (1, 25):
-        names = [f"class {label}" for label in range(count)]
+    for names in (["class"], ["$1_$", "_hidden", "a $ b"], [f"class {label}" for label in range(25)]):      # $ opens a formula, _ hides from legends
+        count = len(names)
         detections, ground_truth = random_case(count, pictures=20, num_classes=count)
         detections = {image_id: {key: value.float() if key != "labels" else value for key, value in result.items()}
                       for image_id, result in detections.items()}
