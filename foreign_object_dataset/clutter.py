@@ -96,7 +96,7 @@ def wire(rng):
 
 
 def hook(rng):
-    """Steel wire or rod bent into a hook, an S, a U, a split pin, a ring with a tail: never one corner between two straight legs."""
+    """Steel wire or rod bent into a hook, an S, a U, a split pin or a bow: never one corner between two straight legs."""
     length = np.exp(rng.uniform(np.log(15), np.log(110)))
     kind = rng.choice(["hook", "s", "u", "pin", "bow"])
     a = np.linspace(0, np.pi, 15)
