@@ -32,7 +32,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     from dataset.augment import Augment
     from dataset.loader import TrainLoader
     from engine.distributed import of_first_rank, rank, select_device, start_process_group, world_size
-    from engine.fit import FitOptions, check_steps, fit
+    from engine.fit import check_steps, fit
 
     torch.manual_seed(flags.seed)
     device = select_device(flags.device)
@@ -55,12 +55,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
     for sentence in (*notes_on(train_set, val_set, flags), *told):
         run.say(f"note: {sentence}")
-    options = FitOptions(
-        epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
-        warmup_steps=min(flags.warmup, flags.epochs * len(loader) // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
-        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum,
-        normalizer_floor=flags.normalizer_floor * flags.batch_size, amp=amp_dtype(flags.amp, device),
-        evaluate_every=flags.eval_every, max_steps=flags.max_steps)
+    options = fit_options(flags, len(loader), device)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
     counts = train_set.class_counts()
@@ -169,6 +164,17 @@ def incomplete_labels(flags: argparse.Namespace, num_classes: int, first_teacher
     def view(images, image_sizes, step):
         return strong_view(images, image_sizes, seed=random.Random(f"{flags.seed}/{step}/{rank()}").getrandbits(63))
     return teacher, view if flags.strong_view or flags.strong_view is None and online else None
+
+
+def fit_options(flags: argparse.Namespace, steps_per_epoch: int, device):
+    """What of the flags engine.fit.fit asks for: the learning rate of the batch, a warm-up of a fifth of the run at most."""
+    from engine.fit import FitOptions
+    return FitOptions(
+        epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
+        warmup_steps=min(flags.warmup, flags.epochs * steps_per_epoch // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
+        clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum,
+        normalizer_floor=flags.normalizer_floor * flags.batch_size, amp=amp_dtype(flags.amp, device),
+        evaluate_every=flags.eval_every, max_steps=flags.max_steps)
 
 
 def amp_dtype(choice: str, device):
