@@ -22,10 +22,12 @@ def _wrinkled(rng, path, radius, sides, material, depth):
     body = tube(path, np.interp(np.linspace(0, 1, len(path)), np.linspace(0, 1, len(radius)), radius), sides, material)
     rings = np.arange(len(path))[:, None]
     turns = np.arange(sides)[None] * 2 * np.pi / sides
-    folds = sum(
-        rng.normal() * np.sin(rings * rng.uniform(0.08, 0.5) + rng.integers(-3, 4) * turns + rng.uniform(0, 6))
-        for _ in range(6)
-    )
+    folds = 0
+    for _ in range(14):  # each on one side and a part of the length
+        part = np.exp(-(((rings - rng.uniform(0, len(path))) / rng.uniform(5, 25)) ** 2))
+        side = 0.5 + 0.5 * np.cos(turns - rng.uniform(0, 2 * np.pi))
+        wave = np.sin(rings * rng.uniform(0.05, 0.5) + rng.integers(-4, 5) * turns + rng.uniform(0, 2 * np.pi))
+        folds = folds + 2 * rng.normal() * part * side * wave
     middle = np.repeat(path, sides, 0)
     skin = body.points[:-2]
     body.points[:-2] = middle + (skin - middle) * (1 + depth * folds.reshape(-1, 1))

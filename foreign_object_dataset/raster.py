@@ -11,6 +11,8 @@ from ground import blur
 
 SHIFT = 4  # fractional bits of cv2's polygon corners
 DRAWN = 0.3  # share of a pixel that a thing must cover to own it
+CREASE = np.cos(np.radians(50))  # faces that meet under a smaller angle are parts of one curved surface
+PIECE = (4.0, np.radians(2))  # pixels, and radians of curvature, that one flat piece of such a surface may span
 
 
 def _patch(points, camera, sharp, margin=3):
@@ -48,8 +50,8 @@ def shade(mesh, centres, normals, camera, light, ground):
     metal, gloss, sheen = (mesh.surface[:, k : k + 1] for k in range(3))
     facing = np.maximum(normals @ light.direction, 0)[:, None]
     up = 0.5 + 0.5 * normals[:, 2:]
-    height = centres[:, 2:] - centres[:, 2].min()
-    open_sky = 0.45 + 0.55 * np.clip(height / (0.5 * height.max() + 1e-6), 0, 1)
+    low, high = mesh.points[:, 2].min(), mesh.points[:, 2].max()
+    open_sky = 0.45 + 0.55 * np.clip((centres[:, 2:] - low) / (0.5 * (high - low) + 1e-6), 0, 1)
     mirrored = 2 * (normals * view).sum(1, keepdims=True) * normals - view
     half = view + light.direction
     half /= np.linalg.norm(half, axis=1, keepdims=True)
@@ -63,17 +65,64 @@ def shade(mesh, centres, normals, camera, light, ground):
 
 
 def _faces(mesh, camera):
-    """Centres [F,3], unit normals [F,3] turned to the camera where two-sided, and which faces show [F]."""
+    """Centres [F,3] and unit normals [F,3] of the faces, and which of them turn to the camera [F]."""
     corners = mesh.points[mesh.faces]
     centres = corners.mean(1)
     normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
     triangle = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.where((mesh.faces[:, 2] == mesh.faces[:, 3])[:, None], triangle, normals)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    away = ((camera.position - centres) * normals).sum(1) < 0
-    two_sided = mesh.surface[:, 3] > 0
-    normals[away & two_sided] *= -1
-    return centres, normals, ~away | two_sided
+    return centres, normals, ((camera.position - centres) * normals).sum(1) >= 0
+
+
+def _corner_normals(faces, normals):
+    """Unit normals [F,4,3] at the corners of faces [F,4]: the mean of those faces that meet there without a crease."""
+    corner, face = faces.ravel(), np.repeat(np.arange(len(faces)), 4)
+    order = np.argsort(corner, kind="stable")
+    total, at = normals[face], np.arange(len(order))
+    for step in range(1, len(order)):  # each corner with the one that comes `step` later at the same point
+        at = at[at + step < len(order)]
+        at = at[corner[order[at]] == corner[order[at + step]]]
+        if not len(at):
+            break
+        one, other = order[at], order[at + step]
+        alike = (normals[face[one]] * normals[face[other]]).sum(1) > CREASE
+        one, other = one[alike], other[alike]
+        total[one] += normals[face[other]]
+        total[other] += normals[face[one]]
+    total /= np.linalg.norm(total, axis=1, keepdims=True) + 1e-12
+    return total.reshape(-1, 4, 3)
+
+
+def _angle(a, b):
+    return np.arccos(np.clip((a * b).sum(-1), -1, 1))
+
+
+def _pieces(corners, bent, pixels):
+    """Cuts curved faces so that none of the flat pieces is seen as one.
+
+    corners [F,4,3] mm, bent [F,4,3] unit normals there, pixels [F,4,2] where the corners are seen; returns corners [N,4,3] and
+    unit normals [N,3] of the pieces, and of which face each is one [N].
+    """
+    counts = []
+    for a, b, c, d in ((0, 1, 3, 2), (0, 3, 1, 2)):  # along the sides 0-1 and 3-2, then 0-3 and 1-2
+        long = np.maximum(*(np.linalg.norm(pixels[:, i] - pixels[:, j], axis=1) for i, j in ((a, b), (c, d))))
+        turn = np.maximum(_angle(bent[:, a], bent[:, b]), _angle(bent[:, c], bent[:, d]))
+        counts.append(np.clip(np.minimum(np.ceil(long / PIECE[0]), np.ceil(turn / PIECE[1] - 0.5)), 1, 16).astype(int))
+    parts = []
+    for m, n in np.unique(np.stack(counts, 1), axis=0):
+        face = np.flatnonzero((counts[0] == m) & (counts[1] == n))
+        u, v = (a.reshape(-1, 1) for a in np.meshgrid(np.arange(m), np.arange(n), indexing="ij"))
+
+        def within(values, du, dv, u=u, v=v, m=m, n=n, face=face):  # values at the corners, at the place (u + du, v + dv) of each piece
+            s, t = (u + du) / m, (v + dv) / n
+            a, b, c, d = (values[face, None, k] for k in range(4))
+            return (1 - s) * (1 - t) * a + s * (1 - t) * b + s * t * c + (1 - s) * t * d
+
+        cut = np.stack([within(corners, *at) for at in ((0, 0), (1, 0), (1, 1), (0, 1))], 2)
+        parts.append((cut.reshape(-1, 4, 3), within(bent, 0.5, 0.5).reshape(-1, 3), np.repeat(face, m * n)))
+    corners, normals, origin = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return corners, normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12), origin
 
 
 def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
@@ -88,12 +137,21 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
         return None
     window, factor = found
     x1, y1, x2, y2 = window
-    centres, normals, shown = _faces(mesh, camera)
-    distance = np.linalg.norm(centres - camera.position, axis=1)
-    order = np.argsort(-distance, kind="stable")
-    order = order[(shown & ~near)[order]]
-    index = _fill(pixels[mesh.faces], order, window, factor)
-    lit, dark = shade(mesh, centres, normals, camera, light, ground)
+    _, normals, towards = _faces(mesh, camera)
+    outlines = pixels[mesh.faces]
+    inside = (outlines.max(1) >= [x1, y1]).all(1) & (outlines.min(1) <= [x2, y2]).all(1)
+    shown = np.flatnonzero((towards | (mesh.surface[:, 3] > 0)) & inside & ~near)
+    if not len(shown):
+        return None
+    bent = _corner_normals(mesh.faces, normals)[shown] * np.where(towards, 1, -1)[shown, None, None]
+    faces = mesh.faces[shown]
+    corners, normals, origin = _pieces(mesh.points[faces], bent, outlines[shown])
+    centres = corners.mean(1)
+    order = np.argsort(-np.linalg.norm(centres - camera.position, axis=1), kind="stable")
+    seen, _ = camera.project(corners.reshape(-1, 3))
+    index = _fill(seen.reshape(-1, 4, 2), order, window, factor)
+    material = replace(mesh, albedo=mesh.albedo[shown][origin], surface=mesh.surface[shown][origin])
+    lit, dark = shade(material, centres, normals, camera, light, ground)
     cover = (index > 0).astype(np.float32)
     zero = np.zeros((1, 3))
     colours = [np.concatenate([zero, c]).astype(np.float32)[index] for c in (lit, dark)]

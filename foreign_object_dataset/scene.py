@@ -237,7 +237,7 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit)
     image, covered = photograph(rng, image, style, magnification)
     owner[covered] = 0
-    return Picture(image, owner, _objects(owner, named, camera))
+    return Picture(image, owner, _objects(image, owner, named, camera))
 
 
 def _draw_things(image, lying, standing, camera, light, road, sunlit):
@@ -276,7 +276,14 @@ def _lying_things(rng, camera, hidden, style):
     return _far_to_near(things, camera, of=lambda thing: thing[0])
 
 
-def _objects(owner, named, camera):
+def _whited_out(image, box):
+    """Has over-exposure left nothing of what lies in the box (x1, y1, x2, y2)?"""
+    x1, y1, x2, y2 = box
+    darkest = cv2.GaussianBlur(np.ascontiguousarray(image[y1:y2, x1:x2]).min(2), (0, 0), 1.5)
+    return np.percentile(darkest, 2) > 210
+
+
+def _objects(image, owner, named, camera):
     objects = []
     for k, (name, mesh, full) in enumerate(named, 1):
         mask = owner == k
@@ -286,12 +293,13 @@ def _objects(owner, named, camera):
         low, high = pixels.min(0), pixels.max(0)
         inside = (np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)).prod() / (high - low).prod()
         visible = mask.sum() / max(full, 1) * min(inside, 1)
+        box = mask_box(mask)
         objects.append(
             {
                 "name": name,
-                "box": mask_box(mask),
+                "box": box,
                 "truncated": bool(inside < 0.98 or visible < 0.9),
-                "difficult": bool(visible < 0.4),
+                "difficult": bool(visible < 0.4 or _whited_out(image, box)),
             }
         )
     return objects

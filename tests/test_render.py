@@ -27,7 +27,7 @@ import sensor  # noqa: E402
 import without  # noqa: E402
 from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
-from shapes import Material, box  # noqa: E402
+from shapes import Material, blob, box, tube  # noqa: E402
 from styles import STYLES  # noqa: E402
 
 WIDTH, HEIGHT = 320, 180
@@ -366,6 +366,38 @@ def test_prints_are_drawn_where_they_lie():
     assert scene.mask_box(changed) == (310, 170, 330, 190) and changed.sum() == 400
 
 
+def test_a_curved_surface_has_its_own_normals_at_the_corners_and_a_box_those_of_its_sides():
+    pipe = tube(np.linspace([0, 0, 0], [100, 0, 0], 3), 10, 16, Material((0.5, 0.5, 0.5)))
+    around = pipe.points * [0, 0.1, 0.1]
+    corners = raster._corner_normals(pipe.faces, raster._faces(pipe, make_camera(np.random.default_rng(0), 640, 360, STYLES["default"]))[1])
+    sides = slice(0, 32)  # then come the caps, whose edge is a crease
+    assert np.abs(corners[sides] - around[pipe.faces[sides]]).max() < 1e-6
+    assert np.allclose(corners[32:48], [-1, 0, 0]) and np.allclose(corners[48:], [1, 0, 0])
+
+
+def test_only_curved_faces_are_cut_and_the_pieces_cover_them():
+    corners = np.array([[[0, 0, 0], [40, 0, 0], [40, 20, 0], [0, 20, 0]]], float)
+    up = np.tile([0.0, 0, 1], (1, 4, 1))
+    pieces, normals, origin = raster._pieces(corners, up, corners[..., :2])
+    assert np.array_equal(pieces, corners) and np.allclose(normals, [[0, 0, 1]]) and origin.tolist() == [0]
+    tilted = up.copy()
+    tilted[:, 1:3] = [np.sin(0.3), 0, np.cos(0.3)]  # bends along x, by 17 degrees: nine pieces, of 4.4 pixels each
+    pieces, normals, origin = raster._pieces(corners, tilted, corners[..., :2])
+    assert len(pieces) == 9 and origin.tolist() == [0] * 9 and np.all(np.diff(normals[:, 0]) > 0)
+    assert np.ptp(pieces[..., 0], axis=1) == pytest.approx(40 / 9) and np.ptp(pieces[..., 1], axis=1) == pytest.approx(20)
+
+
+def test_a_coarse_ball_is_drawn_without_facets():
+    camera, light = (make(np.random.default_rng(0), *rest, STYLES["default"]) for make, rest in ((make_camera, (640, 360)), (make_light, ())))
+    picture = np.zeros((360, 640, 3), np.float32)
+    ball = blob([150, 150, 150], Material((0.5, 0.5, 0.5), sheen=0.0), 16, 24).dropped()
+    raster.draw(picture, ball, camera, light, np.full(3, 0.1), np.zeros((360, 640), np.float32))
+    row = picture[picture[..., 1].any(1)][:, :, 1]
+    row = row[len(row) // 2]
+    inside = row[row > 0][8:-8]
+    assert len(inside) > 40 and np.abs(np.diff(inside)).max() < 0.1 * np.ptp(inside)
+
+
 def test_of_two_that_stand_there_the_nearer_is_drawn_last():
     for seed in range(30):
         rng = np.random.default_rng(seed)
@@ -425,6 +457,13 @@ def test_what_is_over_exposed_turns_white_and_what_is_not_keeps_its_colour():
     shown = [sensor.expose(np.random.default_rng(seed), linear.copy(), STYLES["default"]) for seed in range(20)]
     dim, bright = np.mean([[image[0, 0], image[-1, 0]] for image in shown], axis=0)
     assert dim[2] < dim[0] - 40 and bright[2] > dim[2] + 60 and bright[0] > 240
+
+
+def test_what_is_white_on_white_is_difficult_and_what_shows_a_little_is_not():
+    image = np.full((40, 60, 3), 240, np.uint8)
+    assert scene._whited_out(image, (5, 5, 30, 20))
+    image[10:14, 12:22] = (240, 240, 170)
+    assert not scene._whited_out(image, (5, 5, 30, 20)) and scene._whited_out(image, (30, 20, 31, 21))
 
 
 def test_shoes_rest_on_the_ground_whatever_their_soles():
