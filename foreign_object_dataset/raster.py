@@ -65,14 +65,13 @@ def shade(mesh, centres, normals, camera, light, ground):
 
 
 def _faces(mesh, camera):
-    """Centres [F,3] and unit normals [F,3] of the faces, and which of them turn to the camera [F]."""
+    """Unit normals [F,3] of the faces, and which of them turn to the camera [F]."""
     corners = mesh.points[mesh.faces]
-    centres = corners.mean(1)
     normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
     triangle = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.where((mesh.faces[:, 2] == mesh.faces[:, 3])[:, None], triangle, normals)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    return centres, normals, ((camera.position - centres) * normals).sum(1) >= 0
+    return normals, ((camera.position - corners.mean(1)) * normals).sum(1) >= 0
 
 
 def _corner_normals(faces, normals):
@@ -98,6 +97,11 @@ def _angle(a, b):
     return np.arccos(np.clip((a * b).sum(-1), -1, 1))
 
 
+def _within(values, s, t):
+    """What the values [F,4,3] at the corners are inside, at s, t [P] from 0 to 1 along the sides 0-1 and 0-3: [F,P,3]."""
+    return np.stack([(1 - s) * (1 - t), s * (1 - t), s * t, (1 - s) * t], 1) @ values
+
+
 def _pieces(corners, bent, pixels):
     """Cuts curved faces so that none of the flat pieces is seen as one.
 
@@ -112,15 +116,10 @@ def _pieces(corners, bent, pixels):
     parts = []
     for m, n in np.unique(np.stack(counts, 1), axis=0):
         face = np.flatnonzero((counts[0] == m) & (counts[1] == n))
-        u, v = (a.reshape(-1, 1) for a in np.meshgrid(np.arange(m), np.arange(n), indexing="ij"))
-
-        def within(values, du, dv, u=u, v=v, m=m, n=n, face=face):  # values at the corners, at the place (u + du, v + dv) of each piece
-            s, t = (u + du) / m, (v + dv) / n
-            a, b, c, d = (values[face, None, k] for k in range(4))
-            return (1 - s) * (1 - t) * a + s * (1 - t) * b + s * t * c + (1 - s) * t * d
-
-        cut = np.stack([within(corners, *at) for at in ((0, 0), (1, 0), (1, 1), (0, 1))], 2)
-        parts.append((cut.reshape(-1, 4, 3), within(bent, 0.5, 0.5).reshape(-1, 3), np.repeat(face, m * n)))
+        u, v = (a.ravel() for a in np.meshgrid(np.arange(m), np.arange(n), indexing="ij"))
+        cut = np.stack([_within(corners[face], (u + i) / m, (v + j) / n) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))], 2)
+        middle = _within(bent[face], (u + 0.5) / m, (v + 0.5) / n)
+        parts.append((cut.reshape(-1, 4, 3), middle.reshape(-1, 3), np.repeat(face, m * n)))
     corners, normals, origin = (np.concatenate(p) for p in zip(*parts, strict=True))
     return corners, normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12), origin
 
@@ -137,7 +136,7 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
         return None
     window, factor = found
     x1, y1, x2, y2 = window
-    _, normals, towards = _faces(mesh, camera)
+    normals, towards = _faces(mesh, camera)
     outlines = pixels[mesh.faces]
     inside = (outlines.max(1) >= [x1, y1]).all(1) & (outlines.min(1) <= [x2, y2]).all(1)
     shown = np.flatnonzero((towards | (mesh.surface[:, 3] > 0)) & inside & ~near)

@@ -369,7 +369,7 @@ def test_prints_are_drawn_where_they_lie():
 def test_a_curved_surface_has_its_own_normals_at_the_corners_and_a_box_those_of_its_sides():
     pipe = tube(np.linspace([0, 0, 0], [100, 0, 0], 3), 10, 16, Material((0.5, 0.5, 0.5)))
     around = pipe.points * [0, 0.1, 0.1]
-    corners = raster._corner_normals(pipe.faces, raster._faces(pipe, make_camera(np.random.default_rng(0), 640, 360, STYLES["default"]))[1])
+    corners = raster._corner_normals(pipe.faces, raster._faces(pipe, make_camera(np.random.default_rng(0), 640, 360, STYLES["default"]))[0])
     sides = slice(0, 32)  # then come the caps, whose edge is a crease
     assert np.abs(corners[sides] - around[pipe.faces[sides]]).max() < 1e-6
     assert np.allclose(corners[32:48], [-1, 0, 0]) and np.allclose(corners[48:], [1, 0, 0])
