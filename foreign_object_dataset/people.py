@@ -13,7 +13,7 @@ def cloth(rng):
             rng.integers(7)
         ]
     )
-    return Material(rgb(*(colour * rng.uniform(0.6, 1.15) + rng.normal(0, 4, 3))), 0.0, 5, 0.01)
+    return Material(rgb(*(colour * rng.uniform(0.6, 1.15) + rng.normal(0, 4, 3))), 0.0, 5, 0.004)
 
 
 def _wrinkled(rng, path, radius, sides, material, depth):
@@ -180,6 +180,18 @@ def _telephoning(rng, head, skin):
     return parts
 
 
+def hair(rng):
+    """The upper part of a head about the origin, in strands from the crown down."""
+    dull = Material(rgb(*(rng.uniform(14, 70) * np.array([1.1, 1, 0.9]))), 0.0, 6, 0.01)
+    rings, sides, long = 60, 180, 12
+    head = blob([115, 78, 100], dull, rings, sides)
+    strands = rng.standard_normal((rings + long, sides)).cumsum(0)
+    strands = (strands[long:] - strands[:-long]) / np.sqrt(long)
+    head.points *= 1 + rng.uniform(0.003, 0.013) * strands.reshape(-1, 1)
+    head.albedo *= np.exp(rng.uniform(0.1, 0.4) * strands[:-1]).reshape(-1, 1)
+    return head.turned(turn("y", -np.pi / 2))
+
+
 def _spectacles(rng, face):
     frame = Material(rgb(*np.full(3, rng.uniform(10, 190))), rng.choice([0, 0.8]), 40, 0.08)
     a = np.linspace(0, 2 * np.pi, 25)
@@ -248,8 +260,7 @@ def person(rng, inside):
                 0.012,
             )
         )
-        hair = Material(rgb(*(rng.uniform(10, 60) * np.array([1.1, 1, 0.9]))), 0.0, 12, 0.03)
-        parts.append(blob([100, 78, 115], hair, 60, 70).moved(chest + [140, 0, 170]))
+        parts.append(hair(rng).moved(chest + [140, 0, 170]))
         parts.append(blob([85, 72, 75], skin, 30, 40).moved(chest + [70, 0, 75]))
         parts.append(blob([70, 60, 80], skin, 30, 40).moved(chest + [175, 0, 120]))
         if rng.random() < 0.3:

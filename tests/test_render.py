@@ -398,6 +398,14 @@ def test_a_coarse_ball_is_drawn_without_facets():
     assert len(inside) > 40 and np.abs(np.diff(inside)).max() < 0.1 * np.ptp(inside)
 
 
+def test_hair_is_a_head_of_strands_from_the_crown_down():
+    head = people.hair(np.random.default_rng(0))
+    assert np.all(np.abs(np.ptp(head.points, axis=0) - [200, 156, 230]) < 25)
+    tone = head.albedo[:, 1].reshape(59, 180)
+    along, around = np.abs(np.diff(np.log(tone), axis=0)).mean(), np.abs(np.diff(np.log(tone), axis=1)).mean()
+    assert around > 2 * along
+
+
 def test_of_two_that_stand_there_the_nearer_is_drawn_last():
     for seed in range(30):
         rng = np.random.default_rng(seed)
