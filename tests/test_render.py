@@ -258,6 +258,19 @@ def test_the_shipped_set_is_whole():
     assert sum(path.stat().st_size for path in (SHIPPED / "JPEGImages").iterdir()) < 25e6
 
 
+@pytest.mark.parametrize("index", [0, 199])
+def test_the_shipped_set_is_what_the_program_draws(index, tmp_path):
+    """By the command of its README; to a pixel, since another processor rounds otherwise."""
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir()
+    name = render.write_picture(index, 0, 960, 540, "default", 2, 72, 0, tmp_path)
+    drawn, kept = (read_boxes(folder / f"Annotations/{name}.xml") for folder in (tmp_path, SHIPPED))
+    assert [box[0] for box in drawn[0]] == [box[0] for box in kept[0]] and drawn[1] == kept[1]
+    assert all(np.abs(np.subtract(a[1], b[1])).max() <= 1 for a, b in zip(drawn[0], kept[0], strict=True))
+    pictures = [render.cv2.imread(str(folder / f"JPEGImages/{name}.jpg")).astype(int) for folder in (tmp_path, SHIPPED)]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 1
+
+
 def test_a_close_picture_is_a_window_of_the_frame_and_not_a_nearer_camera():
     frame, window = (make_camera(np.random.default_rng(1), width, width * 9 // 16, STYLES["default"], magnification)
                      for width, magnification in ((2560, 1), (640, 4)))
