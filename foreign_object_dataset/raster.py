@@ -11,7 +11,7 @@ from ground import blur
 
 SHIFT = 4  # fractional bits of cv2's polygon corners
 DRAWN = 0.3  # share of a pixel that a thing must cover to own it
-CREASE = np.cos(np.radians(50))  # faces that meet under a smaller angle are parts of one curved surface
+CREASE = np.cos(np.radians(50))  # cosine: faces whose normals differ by less are parts of one curved surface; a hexagon (60) stays one
 PIECE = (4.0, np.radians(2))  # pixels, and radians of curvature, that one flat piece of such a surface may span
 
 
@@ -44,7 +44,8 @@ def _shrink(image, factor):
 
 
 def shade(mesh, centres, normals, camera, light, ground):
-    """Linear RGB of each face [F,3], twice: in the sun and in the shadow of something else."""
+    """Linear RGB of each face [F,3], twice: in the sun and in the shadow of something else. Its points tell how high the mesh is, its
+    faces are not looked at: one row of albedo and surface for each of the centres and normals."""
     view = camera.position - centres
     view /= np.linalg.norm(view, axis=1, keepdims=True)
     metal, gloss, sheen = (mesh.surface[:, k : k + 1] for k in range(3))
@@ -149,8 +150,8 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
     order = np.argsort(-np.linalg.norm(centres - camera.position, axis=1), kind="stable")
     seen, _ = camera.project(corners.reshape(-1, 3))
     index = _fill(seen.reshape(-1, 4, 2), order, window, factor)
-    material = replace(mesh, albedo=mesh.albedo[shown][origin], surface=mesh.surface[shown][origin])
-    lit, dark = shade(material, centres, normals, camera, light, ground)
+    pieces = replace(mesh, albedo=mesh.albedo[shown][origin], surface=mesh.surface[shown][origin])
+    lit, dark = shade(pieces, centres, normals, camera, light, ground)
     cover = (index > 0).astype(np.float32)
     zero = np.zeros((1, 3))
     colours = [np.concatenate([zero, c]).astype(np.float32)[index] for c in (lit, dark)]

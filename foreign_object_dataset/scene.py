@@ -277,10 +277,11 @@ def _lying_things(rng, camera, hidden, style):
 
 
 def _whited_out(image, box):
-    """Has over-exposure left nothing of what lies in the box (x1, y1, x2, y2)?"""
+    """True where over-exposure has left nothing of what lies in the box (x1, y1, x2, y2): after a blur against noise all but the darkest
+    fiftieth of it is white. Anything dark there, be it a text or a pebble, counts as seen."""
     x1, y1, x2, y2 = box
     darkest = cv2.GaussianBlur(np.ascontiguousarray(image[y1:y2, x1:x2]).min(2), (0, 0), 1.5)
-    return np.percentile(darkest, 2) > 210
+    return np.percentile(darkest, 2) > 210  # of 255
 
 
 def _objects(image, owner, named, camera):
