@@ -65,7 +65,6 @@ def export_checkpoint(args):
     try:
         told = check(contents, checkpoint, args.nms, batches(pictures, checkpoint["input"]))
     except ValueError as error:
-        args.output.unlink(missing_ok=True)
         raise ValueError(f"{args.output}: not written, {error}") from None
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_bytes(contents)
