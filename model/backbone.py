@@ -103,7 +103,7 @@ class EfficientNetLite(nn.Module):
     """EfficientNet-Lite: EfficientNet (1905.11946) without squeeze-and-excitation and with ReLU6, quick on a CPU.
 
     width, depth   of Lite0 (3.0 M parameters to C5) 1 and 1, of Lite1 (3.7 M) 1 and 1.1, of Lite2 (4.4 M) 1.1 and 1.2: factors of
-                   the channels, to the nearest 8, and of the blocks a stage, upwards. The stem, and the blocks of the first and last stage, stay.
+                   the channels, to the nearest 8, and of the blocks a stage, upwards. The stem, and how many blocks the first and last stage have, stay.
     """
 
     STAGES = (                                     # expansion, channels, blocks, stride, kernel
@@ -122,17 +122,17 @@ class EfficientNetLite(nn.Module):
                            for number in range(repeats)])
         self.channels = [channels[stage] for stage in (2, 3, 5, 7)]
         self.to_c3, self.to_c4, self.to_c5 = (nn.Sequential(*sum(part, [])) for part in (stages[:3], stages[3:5], stages[5:]))
-        self.to_c2 = len(stages[0] + stages[1])          # so many blocks of to_c3
+        self.c2_blocks = len(stages[0] + stages[1])          # of those of to_c3
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def early(self) -> list[nn.Module]:
-        return [self.stem, *self.to_c3[:self.to_c2]]
+        return [self.stem, *self.to_c3[:self.c2_blocks]]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        c2 = self.to_c3[:self.to_c2](self.stem(x))
-        c3 = self.to_c3[self.to_c2:](c2)
+        c2 = self.to_c3[:self.c2_blocks](self.stem(x))
+        c3 = self.to_c3[self.c2_blocks:](c2)
         c4 = self.to_c4(c3)
         return [c2, c3, c4, self.to_c5(c4)]
 

@@ -58,7 +58,7 @@ def test_a_missing_an_unknown_and_a_misshapen_key_are_named():
 def test_the_lites_have_the_published_shape(name, channels, blocks):
     body = build_backbone(name, "none")
     assert body.channels == channels
-    assert [body.to_c2, len(body.to_c3) - body.to_c2, len(body.to_c4), len(body.to_c5)] == blocks
+    assert [body.c2_blocks, len(body.to_c3) - body.c2_blocks, len(body.to_c4), len(body.to_c5)] == blocks
     found = body(torch.rand(1, 3, 64, 96))
     assert [features.shape[1:] for features in found] == [(c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)]
 
@@ -98,6 +98,11 @@ def surprise(body, images):
     with torch.no_grad():
         body(images)
     return float(torch.stack(found).mean())
+
+
+def test_a_lite_without_a_package_is_not_said_to_have_one():
+    with pytest.raises(ValueError, match="there are none for the backbone efficientnet_lite3$"):
+        imagenet_state("efficientnet_lite3")
 
 
 def test_a_lite_meets_the_statistics_it_was_trained_with(lite):
