@@ -1,6 +1,5 @@
 """What every training command does once its flags are read: data, network, loader and options assembled, and the loop run."""
 import argparse
-import random
 import time
 from pathlib import Path
 
@@ -156,14 +155,11 @@ def load_teacher(flags: argparse.Namespace, classes: list, device):
 def incomplete_labels(flags: argparse.Namespace, num_classes: int, first_teacher, run: RunLog):
     """(teacher or None, strong view or None) of engine.fit.fit."""
     from dataset.strong_view import strong_view
-    from engine.distributed import rank
     from engine.teacher import Teacher
     online, burn_in = flags.teacher != "none", flags.burn_in if first_teacher is None else 0.0
     teacher = Teacher(num_classes, burn_in, flags.keep_rate, flags.pseudo_weight, run.say, first_teacher) if online else None
 
-    def view(images, image_sizes, step):
-        return strong_view(images, image_sizes, seed=random.Random(f"{flags.seed}/{step}/{rank()}").getrandbits(63))
-    return teacher, view if flags.strong_view or flags.strong_view is None and online else None
+    return teacher, strong_view if flags.strong_view or flags.strong_view is None and online else None
 
 
 def fit_options(flags: argparse.Namespace, steps_per_epoch: int, device):
@@ -174,7 +170,7 @@ def fit_options(flags: argparse.Namespace, steps_per_epoch: int, device):
         warmup_steps=min(flags.warmup, flags.epochs * steps_per_epoch // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
         clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum,
         normalizer_floor=flags.normalizer_floor * flags.batch_size, amp=amp_dtype(flags.amp, device),
-        evaluate_every=flags.eval_every, max_steps=flags.max_steps)
+        evaluate_every=flags.eval_every, max_steps=flags.max_steps, seed=flags.seed)
 
 
 def amp_dtype(choice: str, device):

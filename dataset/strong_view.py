@@ -9,17 +9,15 @@ PATCHES = 3                 # erased, with the mean colour, each with probabilit
 PATCH_SIDE = 0.05, 0.2      # of the picture's sides
 
 
-def strong_view(images, image_sizes, seed):
-    """uint8 [B, 3, H, W] of the same pictures in the same geometry, so that boxes need no change.
+def strong_view(images, image_sizes):
+    """uint8 [B, 3, H, W] of the same pictures in the same geometry, so that boxes need no change. All randomness is torch's, of the CPU.
 
     images, image_sizes   of a batch, on any device; the padding is left as it comes out, the network does not see it
-    seed                  int: all randomness is drawn from it, on the CPU
     """
-    generator = torch.Generator().manual_seed(seed)
     count, device = len(images), images.device
 
     def draw(*shape):
-        return torch.rand(*shape, generator=generator).to(device, non_blocking=True)
+        return torch.rand(*shape).to(device, non_blocking=True)
 
     brightness, contrast, saturation = 1 + STRENGTH * (2 * draw(3, count, 1, 1, 1) - 1)
     saturation = torch.where(draw(count, 1, 1, 1) < GREY_SHARE, 0.0, saturation)

@@ -3,6 +3,7 @@
 It knows a network that gives {name: (sum, count)} and nothing of what kind of network it is.
 """
 import copy
+import random
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from engine.schedule import learning_rate
 @dataclass(frozen=True)
 class FitOptions:
     """lr is that of the whole global batch; pretrained_lr multiplies it for parameters under "backbone."; 0 for a norm, a decay, normalizer_momentum
-    (of the running mean of the counts that losses are divided by) or normalizer_floor (the least of these counts) is off."""
+    (of the running mean of the counts that losses are divided by) or normalizer_floor (the least of these counts) is off. torch's random numbers
+    at a step come from (seed, step, rank)."""
 
     epochs: int
     lr: float
@@ -38,6 +40,7 @@ class FitOptions:
     amp: torch.dtype | None = None
     evaluate_every: int = 1
     max_steps: int | None = None
+    seed: int = 0
 
 
 class NonFiniteLoss(ValueError):
@@ -56,7 +59,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     checkpoint  what every checkpoint shall hold beside the weights
     resume      a last.pth: the run goes on as if it had not been interrupted
     teacher     engine.teacher.Teacher: what its own network or the averaged one detects fills the holes of the labels; needs ema_decay
-    strong_view (images, image_sizes, step) -> images, which the network is trained on, the teacher not
+    strong_view (images, image_sizes) -> images, which the network is trained on, the teacher not
 
     Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
     for a picture that cannot be read (likewise) and for a resumed run whose epochs had another number of steps.
@@ -123,11 +126,12 @@ class _Training:
         rate = learning_rate(self.state["step"], self.total_steps, self.options.lr, self.options.warmup_steps, self.options.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
+        torch.manual_seed(random.Random(f"{self.options.seed}/{self.state['step']}/{rank()}").getrandbits(63))
         on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         targets, added = self.taught(on_device)
         images, image_sizes = on_device["images"], on_device["image_sizes"]
         if self.strong_view:
-            images = self.strong_view(images, image_sizes, self.state["step"])
+            images = self.strong_view(images, image_sizes)
         losses = self.parallel(images, image_sizes, targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)
@@ -195,8 +199,7 @@ class _Training:
             if whole:
                 contents["training"] = {
                     **self.state, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state, "rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state}
             save_checkpoint(self.run.folder / name, contents)
 
     def restore(self, last: dict) -> None:
@@ -210,9 +213,6 @@ class _Training:
         self.counts.mean = training.get("counts")        # absent from runs of before there was a running mean
         if self.teacher:
             self.teacher.state.update(training["teacher"])       # runs of before its warnings had pauses of their own have less of it
-        torch.set_rng_state(training["rng"])
-        if training["cuda_rng"] and len(training["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(training["cuda_rng"])
         self.state = {name: training[name] for name in self.state}
         self.metrics = last["metrics"]
         self.finished = self.state["step"] >= self.last_step and self.state["batch"] == 0

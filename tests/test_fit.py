@@ -116,6 +116,24 @@ def test_max_steps_ends_a_run_that_can_be_resumed(tmp_path):
     assert same(whole.state_dict(), resumed.state_dict())
 
 
+def test_what_a_rank_draws_at_a_step_does_not_depend_on_where_the_run_was_broken(tmp_path, monkeypatch):
+    def draws(rank, folder, max_steps=None, resume=None):
+        def forward(network, *batch):
+            drawn.append(torch.rand(2 + 3 * rank)[-1].item())         # the ranks do not draw as many
+            return plain(network, *batch)
+        drawn = []
+        monkeypatch.setattr("engine.fit.rank", lambda: rank)
+        monkeypatch.setattr(Line, "forward", forward)
+        run_fit(folder, options=FitOptions(epochs=3, lr=0.05, warmup_steps=2, max_steps=max_steps), resume=resume)
+        return drawn
+
+    plain = Line.forward
+    first, second = draws(0, tmp_path / "whole"), draws(1, tmp_path / "other")
+    assert draws(0, tmp_path / "broken", max_steps=7) == first[:7] and len({*first, *second}) == 30
+    last = load_checkpoint(tmp_path / "broken" / "last.pth")            # there is one, of the first rank
+    assert draws(1, tmp_path / "other", resume=last) == second[7:] and draws(0, tmp_path / "broken", resume=last) == first[7:]
+
+
 class UnevenLoader(Loader):
     def batches(self, epoch, first=0):
         for number, (batch, infos) in enumerate(super().batches(epoch, first), first):

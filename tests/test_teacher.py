@@ -13,7 +13,6 @@ import train_voc
 from dataset.augment import MEAN_COLOUR
 from dataset.loader import collate
 from dataset.sample import make_target
-from dataset.strong_view import strong_view
 from engine.checkpoint import load_checkpoint
 from engine.teacher import CHECKED_STEPS, Teacher, explain, repeats
 
@@ -252,6 +251,11 @@ def test_more_boxes_than_there_can_be_objects_are_told_of():
 
 def noise(*shape):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def strong_view(images, sizes, seed):
+    torch.manual_seed(seed)
+    return dataset.strong_view.strong_view(images, sizes)
 
 
 def test_a_strong_view_is_another_picture_of_the_same_size_for_each_seed_and_the_same_for_one():
