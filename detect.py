@@ -31,7 +31,7 @@ from pathlib import Path
 
 from engine.log import one_sentence_errors
 from flags import chosen_checkpoint, input_sizes, prediction_parser
-from util.command_line import number
+from util.command_line import from_here, number
 
 HERE = Path(__file__).resolve().parent
 
@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 def parse_flags(argv):
     parser = prediction_parser(__doc__, batch_size=4)
     add = parser.add_argument
-    add("paths", nargs="*", metavar="PATH", default=[os.path.relpath(HERE / "test_images")],
+    add("paths", nargs="*", metavar="PATH", default=[from_here(HERE / "test_images")],
         help="pictures, folders, quoted globs, videos")
     add("--output", metavar="DIR", default="detections", help="where to write")
     add("--score-threshold", type=number(float, 0, 1), metavar="X", default=argparse.SUPPRESS,

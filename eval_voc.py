@@ -18,12 +18,12 @@ the original pictures. Into --output go
 and replace what an earlier evaluation left there, as its metrics.json lists it; files of yours are not touched.
 """
 import argparse
-import os
 from pathlib import Path
 
 from engine.log import one_sentence_errors
 from evaluating import evaluate_checkpoint
 from flags import evaluation_parser
+from util.command_line import from_here
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 def parse_flags(argv: list | None) -> argparse.Namespace:
     parser = evaluation_parser(__doc__)
     add = parser.add_argument
-    add("--data", nargs="+", metavar="DIR", default=[os.path.relpath(HERE / "foreign_object_dataset")],
+    add("--data", nargs="+", metavar="DIR", default=[from_here(HERE / "foreign_object_dataset")],
         help="folders in VOC layout")
     add("--split", metavar="S", default="auto",
         help="list in ImageSets; all: every XML file; auto: test if there is such a list, else val, else all")

@@ -62,7 +62,8 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
 
 def drawn_files(dataset) -> dict:
     """{index of a picture: its drawn copy, below the output folder}, evenly spread over the data set."""
-    return {index: f"pictures/{dataset.ids[index].replace('/', '_')}.jpg" for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN))}
+    from dataset.pictures import flat_name
+    return {index: f"pictures/{flat_name(dataset.ids[index])}.jpg" for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN))}
 
 
 def files_of_earlier(output: Path, files: list) -> list:

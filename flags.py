@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from util.command_line import Parser, file_words, number, switch
+from util.command_line import Parser, file_words, from_here, number, switch
 
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
 INPUT_FLAGS = ("min_size", "max_size", "tile")
@@ -165,7 +165,7 @@ def add_training_flags(parser, data, runs, models, presets):
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
     add("--output", metavar="DIR", help=f"run folder (default: checkpoint/{runs}-N)")
-    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command)")
+    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command below checkpoint/)")
 
 
 def read_training_flags(parser, argv, checkpoints, models, presets):
@@ -286,7 +286,7 @@ def chosen_checkpoint(args, folder):
     """(path, contents) of --checkpoint, or of the newest in `folder`. Raises ValueError as `trained_detector` does."""
     from engine.checkpoint import newest_checkpoint
 
-    path = Path(args.checkpoint) if "checkpoint" in args else Path(os.path.relpath(newest_checkpoint(folder)))
+    path = Path(args.checkpoint) if "checkpoint" in args else Path(from_here(newest_checkpoint(folder)))
     return path, trained_detector(path)
 
 

@@ -3,7 +3,7 @@
     python train_coco.py --data coco                        annotations/instances_train*.json and train*/, the same for val
     python train_coco.py --train-json a.json --train-images pictures [--val-json b.json --val-images pictures]
     python train_coco.py --data coco --config configs/coco_r50_1x.yaml
-    python train_coco.py --resume                           the newest run of this command goes on where it stopped
+    python train_coco.py --resume                           the newest run of this command below checkpoint/ goes on
 
 Classes are the categories of the training json, by rising id; best.pth is the one of best AP (IoU 0.5 to 0.95). Crowds are
 regions, neither object nor background. --min-size 640 800 draws one of the two for each batch, --min-size 640-800 any in

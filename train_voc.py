@@ -5,7 +5,7 @@
     python train_voc.py --data export/train --val-data export/valid      XML beside the pictures, a folder for each split
     python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
-    python train_voc.py --resume                            the newest run of this command goes on where it stopped
+    python train_voc.py --resume                            the newest run of this command below checkpoint/ goes on
     python train_voc.py --data my_pictures --teacher ema    labels with holes: the averaged network fills them
 
 Several GPUs of one machine: the same command (DataParallel), or one process each, which is faster:
@@ -23,7 +23,7 @@ from engine.log import one_sentence_errors
 from flags import add_training_flags, read_training_flags
 from model.config import MODELS, PRESETS
 from training import run_folder, train
-from util.command_line import Parser
+from util.command_line import Parser, from_here
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     data = parser.add_argument_group("data")
     add = data.add_argument
-    add("--data", nargs="+", default=[os.path.relpath(HERE / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout")
+    add("--data", nargs="+", default=[from_here(HERE / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout")
     add("--train-split", default="auto", metavar="S", help="list in ImageSets to train on; all: every XML file; "
         "auto: train, or all where there are no lists")
     add("--val-data", nargs="+", metavar="DIR", help="folders to evaluate on, where they are others than --data")

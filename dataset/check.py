@@ -195,8 +195,8 @@ def _check_overlap(lists, examined, faults):
         if len(keys) > 1:
             group = " = ".join(str(examined[key].member.picture) for key in keys)
             faults["duplicate-picture"].append(group)
-            both = [f"{a} and {b}" for a, b in pairs if any(x in lists[a] and y in lists[b]
-                                                            for x, y in itertools.permutations(keys, 2))]
+            within = {name: lists[name].intersection(keys) for name in names}
+            both = [f"{a} and {b}" for a, b in pairs if within[a] and within[b] and len(within[a] | within[b]) > 1]
             faults["picture-in-two-splits"] += [f"{group} in {', '.join(both)}"] if both else []
 
 

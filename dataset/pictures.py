@@ -149,6 +149,11 @@ def natural_order(path):
     return [int(part) if place % 2 else part.casefold() for place, part in enumerate(re.split(r"([0-9]+)", str(path)))]
 
 
+def flat_name(id: str) -> str:
+    """An id, which may be a path with folders or a drive, as the name of one file, without suffix."""
+    return re.sub(r"[/\\:]", "_", id.strip("/"))
+
+
 def is_picture(path):
     """Whether the name is that of a picture; hidden files, such as macOS's `._7.jpg`, are none."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

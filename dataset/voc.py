@@ -282,8 +282,8 @@ def origin_marks(pseudo, weight, zone_ignore) -> dict:
     return {key: value for key, (value, differs) in marks.items() if differs}
 
 
-def annotation(target: dict, filename: str, classes: list) -> str:
-    """The XML of one picture, in 1-based inclusive pixels."""
+def annotation(target: dict, filename: str, classes: list, one_based: bool = True) -> str:
+    """The XML of one picture, in 1-based inclusive pixels, or in edges, as `box_edges` reads them."""
     root = ElementTree.Element("annotation")
 
     def add(parent, tag, value=""):
@@ -304,7 +304,7 @@ def annotation(target: dict, filename: str, classes: list) -> str:
         for tag, value in origin_marks(*marks).items():
             add(each, tag, value)
         x1, y1, x2, y2 = box.tolist()
-        corners = readable([x1 + 1, y1 + 1, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - 1, ymin - 1, xmax, ymax], box)
+        corners = readable([x1 + one_based, y1 + one_based, x2, y2], lambda xmin, ymin, xmax, ymax: [xmin - one_based, ymin - one_based, xmax, ymax], box)
         bndbox = add(each, "bndbox")
         for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
             add(bndbox, tag, value)

@@ -87,7 +87,7 @@ def with_legend(picture, counts: dict, font, line: int):
 
 def draw_pictures(contents: dict, missing: list, images: Path, output: Path, count: int) -> list:
     """Writes up to `count` PNGs, and returns their paths. Raises ValueError where no picture has anything but kept labels."""
-    from dataset.pictures import read_picture
+    from dataset.pictures import flat_name, read_picture
     names = {each["id"]: each["name"] for each in contents["categories"]}
     missing_of = by_image({**contents, "annotations": missing})
     kinds_in = {id: kinds_of(own, missing_of[id]) for id, own in by_image(contents).items()}
@@ -97,7 +97,7 @@ def draw_pictures(contents: dict, missing: list, images: Path, output: Path, cou
     output.mkdir(parents=True, exist_ok=True)
     paths = []
     for image in worth[::max(1, -(-len(worth) // count))]:
-        paths.append(output / f"{Path(image['file_name']).with_suffix('').as_posix().replace('/', '_')}.png")
+        paths.append(output / f"{flat_name(Path(image['file_name']).with_suffix('').as_posix())}.png")
         if paths[-1].exists() and paths[-1].samefile(images / image["file_name"]):
             raise ValueError(f"--output {output}: the drawing would replace {paths[-1]} itself; name another folder")
         draw(read_picture(images / image["file_name"]), kinds_in[image["id"]], names).save(paths[-1])

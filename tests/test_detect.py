@@ -11,6 +11,7 @@ from conftest import COLOURS
 from PIL import Image, ImageDraw
 
 import detect
+import eval_voc
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -302,3 +303,11 @@ def test_the_script_itself_runs_a_real_network(tmp_path):
     for found in entry["detections"]:
         x1, y1, x2, y2 = found["box"]
         assert 0 <= x1 <= x2 <= 128 and 0 <= y1 <= y2 <= 96 and found["label"] in ("disc", "slab")
+
+
+def test_the_working_folder_may_be_on_another_drive_than_the_program(monkeypatch):
+    def relpath(path):
+        raise ValueError("path is on mount 'C:', start on mount 'D:'")             # as Windows says it
+    monkeypatch.setattr("os.path.relpath", relpath)
+    assert [Path(path) for path in detect.parse_flags([]).paths] == [ROOT / "test_images"]
+    assert [Path(path) for path in eval_voc.parse_flags([]).data] == [ROOT / "foreign_object_dataset"]

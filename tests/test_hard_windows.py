@@ -73,6 +73,19 @@ def test_a_folder_of_windows_that_a_data_set_reads(evaluated, tmp_path, capsys):
     assert (image[0].int() - torch.arange(70, 130)).abs().max() <= 2 and windows.target(1)["boxes"].shape == (0, 4)
 
 
+def test_windows_of_zero_based_data_are_zero_based_too(evaluated, tmp_path, capsys):
+    main([str(evaluated), "--output", str(tmp_path / "hard"), "--size", "60", "40", "--score-threshold", "0.3", "--zero-based"])
+    assert capsys.readouterr().out.rstrip().endswith("--zero-based")
+    windows = VOCDataset(tmp_path / "hard", "train", ["clip", "nail"], one_based=False)
+    assert windows.target(0)["boxes"].tolist() == [[11, 11, 30, 20]]            # (81, 41, 100, 50) in the window (70, 30, 130, 70)
+
+
+def test_pictures_whose_paths_make_one_name_keep_their_windows(evaluated, tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.pictures.flat_name", lambda id: "same")        # as a/b_c and a_b/c
+    main([str(evaluated), "--output", str(tmp_path / "hard")])
+    assert VOCDataset(tmp_path / "hard", "train", ["clip", "nail"]).ids == ["same_0", "same_0_"]
+
+
 def test_what_a_person_can_get_wrong(evaluated, tmp_path, capsys):
     assert "is there already" in refusal(main, [evaluated, "--output", tmp_path], capsys)
     assert "metrics.json" in refusal(main, [tmp_path, "--output", tmp_path / "x"], capsys)

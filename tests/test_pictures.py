@@ -8,7 +8,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from dataset.coco import COCODataset
-from dataset.pictures import Pictures, find_pictures, natural_order, picture_size, read_picture, undecodable
+from dataset.pictures import Pictures, find_pictures, flat_name, natural_order, picture_size, read_picture, undecodable
 from dataset.voc import VOCDataset
 
 EXIF_EXAMPLES = Path(__file__).parents[1] / "../shared/data/exif_orientation"
@@ -226,3 +226,7 @@ def test_pictures_without_annotations_leave_out_what_is_bad_only_if_asked(tmp_pa
     assert len(pictures) == 1 and "bad.jpg" in pictures.skipped[0]
     assert info == {"image_id": (tmp_path / "good.png").as_posix(), "orig_size": (20, 40)}
     assert pictures.size(0) == (20, 40) and tuple(image.shape) == (3, 20, 40)
+
+
+def test_an_id_is_one_file_name_on_every_system():
+    assert [flat_name(id) for id in ("0001", "/data/VOC/a.b", "C:/data/1", "a\\b")] == ["0001", "data_VOC_a.b", "C__data_1", "a_b"]

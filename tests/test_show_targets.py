@@ -82,6 +82,11 @@ def test_samples_of_voc_and_coco_folders_are_drawn_with_the_flags_of_training(vo
     assert len(list((tmp_path / "coco").glob("*.png"))) == 1
 
 
+def test_a_run_with_pictures_of_its_own_to_evaluate_on_is_shown_too(voc_folder, tmp_path):
+    show_targets.main(["--data", str(voc_folder), "--val-data", str(voc_folder), str(voc_folder), "--output", str(tmp_path), *SMALL])
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
 def test_anchors_and_proposals_of_two_stages_are_drawn(voc_folder, tmp_path):
     show_targets.main(["--data", str(voc_folder), "--output", str(tmp_path / "two"), "--model", "faster_rcnn", "--pyramid", "p3-p5", *SMALL[:6],
                        "--channels", "32", "--pictures", "1"])

@@ -73,7 +73,7 @@ def class_names(choice: str | None) -> list:
     """[] for None. Raises ValueError for an empty name or one that is there twice."""
     if choice is None:
         return []
-    names = Path(choice).read_text(encoding="utf-8").split("\n") if Path(choice).is_file() else choice.split(",")
+    names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if Path(choice).is_file() else choice.split(",")
     names = [name.strip() for name in names]
     names = names[:-1] if names[-1] == "" else names
     wrong = [name for name in names if not name or names.count(name) > 1]

@@ -17,7 +17,6 @@ Needs onnx, onnxscript and onnxruntime. The file that is written is the one that
 """
 import importlib.util
 import json
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine.log import one_sentence_errors  # noqa: E402
-from util.command_line import Parser, number  # noqa: E402
+from util.command_line import Parser, from_here, number  # noqa: E402
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TEST_IMAGES = Path(__file__).resolve().parent.parent / "test_images"
@@ -40,7 +39,7 @@ def parse_flags(argv):
     add("output", metavar="OUT.onnx", type=Path, help="where to write")
     add("--nms", action="store_true", help="put NMS inside")
     add("--opset", type=number(int, 18), default=18, metavar="N", help="version of the ONNX operators")
-    add("--pictures", nargs="+", metavar="PATH", default=[os.path.relpath(TEST_IMAGES)],
+    add("--pictures", nargs="+", metavar="PATH", default=[from_here(TEST_IMAGES)],
         help="pictures, folders or quoted globs to check it on")
     return parser.parse_args(argv)
 

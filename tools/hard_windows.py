@@ -62,6 +62,7 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     from PIL import Image
 
     from dataset.augment import show
+    from dataset.pictures import flat_name
     from dataset.voc import VOCDataset, annotation
     metrics, detections = (json.loads((evaluated / name).read_text(encoding="utf-8")) for name in ("metrics.json", "detections.json"))
     if not {"data", "split", "per_class", "skipped"} <= metrics.keys():
@@ -84,10 +85,12 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
         pictures += 1
         image, target = dataset[index]
         for place, window in enumerate(windows_around(boxes, target["orig_size"], shape)):
-            name, (x1, y1, x2, y2) = f"{id.strip('/').replace('/', '_')}_{place}", window
+            name, (x1, y1, x2, y2) = f"{flat_name(id)}_{place}", window
+            while name in names:                                    # of a/b_c and a_b/c
+                name += "_"
             part, seen = show(image, target, window, (y2 - y1, x2 - x1))
             Image.fromarray(part.permute(1, 2, 0).numpy()).save(output / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
-            text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes)
+            text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes, not zero_based)
             (output / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
             names.append(name)
     (output / "ImageSets/Main/train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
@@ -101,13 +104,13 @@ def main(argv: list | None = None) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write, which must not be there yet")
     add("--score-threshold", type=number(float, 0, 1), default=0.3, metavar="X", help="lowest score of a false alarm that gets a window")
     add("--size", type=number(int, 32), nargs=2, default=[640, 360], metavar=("W", "H"), help="px of a window")
-    add("--zero-based", action="store_true", help="the coordinates of the data start at 0, as eval_voc.py was told")
+    add("--zero-based", action="store_true", help="the coordinates of the data, and so of the windows, start at 0, as eval_voc.py was told")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
         pictures, windows = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]), flags.zero_based)
-        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures")
+        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * flags.zero_based}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ The legend says how often each object is answered for; one with "none" is not le
 to ignore, which are none.
 """
 import argparse
-import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
 from flags import MODEL_FLAGS, OF_THIS_CALL, add_training_flags, every_size, read_training_flags, trained_detector  # noqa: E402
 from model.config import MODELS, PRESETS  # noqa: E402
-from util.command_line import Parser, file_words, number  # noqa: E402
+from util.command_line import Parser, file_words, from_here, number  # noqa: E402
 
 PANEL = 640                     # px, longer side of each picture on the sheet
 GREY, WHITE = (110, 110, 110), (255, 255, 255)
@@ -39,13 +38,13 @@ def parse_flags(argv):
     parser = Parser(__doc__)
     data = parser.add_argument_group("data")
     add = data.add_argument
-    add("--data", nargs="+", default=[os.path.relpath(ROOT / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout, or one in COCO's")
+    add("--data", nargs="+", default=[from_here(ROOT / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout, or one in COCO's")
     add("--train-split", default="auto", metavar="S", help="list in ImageSets; all: every XML file; auto: train, or all where there are no lists")
     add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
     add("--train-json", metavar="FILE", help="instances, instead of those in --data")
     add("--train-images", metavar="DIR", help="the pictures of --train-json")
-    for name in ("--val-split", "--val-json", "--val-images"):
-        add(name, help=argparse.SUPPRESS)
+    for name in ("--val-data", "--val-split", "--val-json", "--val-images"):
+        add(name, nargs="+", help=argparse.SUPPRESS)
     add("--pictures", type=number(int, 1), default=4, metavar="N", help="training samples to draw")
     add("--checkpoint", metavar="FILE", help="a trained network")
     add_training_flags(parser, data, "targets", MODELS, PRESETS)
@@ -179,6 +178,7 @@ def main(argv=None):
         flags, checkpoint = parse_flags(argv)
         from dataset.augment import Augment
         from dataset.loader import TrainLoader
+        from dataset.pictures import flat_name
         dataset = open_data(flags, checkpoint and checkpoint["classes"])
         network = build_network(flags, checkpoint, len(dataset.classes))
         augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
@@ -192,7 +192,7 @@ def main(argv=None):
                       for level in network.assigned(batch["images"], batch["image_sizes"], targets)]
             (height, width), real = batch["image_sizes"][0].tolist(), batch["labels"][0] >= 0
             names = [dataset.classes[label] for label in batch["labels"][0][real]]
-            file = output / f"{count}_{info['image_id'].replace('/', '_')}.png"
+            file = output / f"{count}_{flat_name(info['image_id'])}.png"
             boxes, ignore, zones = (batch[name][0][real] for name in ("boxes", "ignore", "zone_ignore"))
             draw_targets(batch["images"][0, :, :height, :width], boxes, names, ignore, zones, levels).save(file)
             print(file)

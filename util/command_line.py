@@ -1,5 +1,6 @@
 """What a command line is made of here: a parser whose errors are one sentence, and types of flags that name their rule."""
 import argparse
+import os
 import sys
 
 
@@ -7,6 +8,14 @@ def escape_unprintable() -> None:
     """From now on stdout writes what it cannot say, as a file name of another encoding, in escapes."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def from_here(path) -> str:
+    """The path as seen from the working folder; the whole one where Windows has them on two drives."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return os.path.abspath(path)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
