@@ -69,7 +69,8 @@ def match(candidates: Tensor, targets: dict, low: float, high: float, best_too: 
 
     candidates  [N, 4] for all pictures, or [B, N, 4];  targets: as FasterRCNN takes them
     best_too    those with the highest IoU of any box have a match too, however low it is: no object is without an anchor
-    returns     int64 [B, N]: 0..M-1; BACKGROUND below `low`; IGNORED between, and for background in a region to leave out
+    returns     int64 [B, N]: 0..M-1; BACKGROUND below `low`; IGNORED between, and for background that lies in a region to leave out
+                or would not be background if that were an object
 
     One gt row at a time, of all pictures at once: there is no [anchors x boxes] matrix.
     """
@@ -83,13 +84,15 @@ def match(candidates: Tensor, targets: dict, low: float, high: float, best_too: 
         width, height = torch.minimum(x2, right) - torch.maximum(x1, left), torch.minimum(y2, bottom) - torch.maximum(y1, top)
         overlap = width.clamp(min=0) * height.clamp(min=0)
         union = (right - left) * (bottom - top) + area - overlap
-        iou = torch.where(is_object, overlap / union.clamp(min=1e-7), -1.0)
+        iou = overlap / union.clamp(min=1e-7)
+        highest = iou.amax(1, keepdim=True)
+        nearest = (iou == highest) & (highest > 0) & best_too
+        forced |= is_object & nearest
+        covered |= is_region & (nearest | (iou >= low) | (overlap > COVERED * area))
+        iou = torch.where(is_object, iou, -1.0)
         matched = torch.where(iou > best, row, matched)
         best = torch.maximum(best, iou)
-        highest = iou.amax(1, keepdim=True)
-        forced |= (iou == highest) & (highest > 0)
-        covered |= is_region & (overlap > COVERED * area)
-    positive = (best >= high) | (forced if best_too else False)
+    positive = (best >= high) | forced
     unclaimed = torch.where((best >= low) | covered, IGNORED, BACKGROUND)
     return torch.where(positive, matched, unclaimed)
 

@@ -18,7 +18,7 @@ doubles     positives that overlap a kept box of their class with an IoU above 0
 This is the one stage that looks at dropped labels; nothing it finds may be used to choose what is trained.
 """
 from engine.log import one_sentence_errors
-from pseudo_label.labels import add_place, by_image, human, is_neutral, missing_labels, read_labels, write_json
+from pseudo_label.labels import add_place, by_image, human, is_crowd, is_neutral, missing_labels, read_labels, write_json
 from util.command_line import Parser
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, float("inf")))
@@ -88,7 +88,7 @@ def evaluate(contents: dict, full: dict, name="the pseudo labels", full_name="th
 
 
 def partners_of(pseudo: list, missing: list, contents: dict, full: dict):
-    """evaluation.matching.Partners of pseudo labels as detections and missing boxes as objects, neutral ones as difficult objects."""
+    """evaluation.matching.Partners of pseudo labels as detections and missing boxes as objects, neutral ones as difficult objects and crowds."""
     import torch
 
     from evaluation.matching import find_partners
@@ -104,7 +104,8 @@ def partners_of(pseudo: list, missing: list, contents: dict, full: dict):
     detections = {str(id): {"boxes": boxes_of(own), "scores": torch.tensor([float(each.get("score", 1)) for each in own]),
                             "labels": labels_of(own, contents["categories"])} for id, own in pseudo_of.items()}
     truth = {str(id): {"boxes": boxes_of(own), "labels": labels_of(own, full["categories"]),
-                       "difficult": torch.tensor([is_neutral(each) for each in own], dtype=torch.bool)} for id, own in objects_of.items()}
+                       "difficult": torch.tensor([is_neutral(each) for each in own], dtype=torch.bool),
+                       "ignore": torch.tensor([is_crowd(each) for each in own], dtype=torch.bool)} for id, own in objects_of.items()}
     return find_partners(detections, truth, len(names))
 
 

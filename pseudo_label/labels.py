@@ -217,9 +217,14 @@ def by_image(contents: dict) -> dict:
     return found
 
 
+def is_crowd(annotation: dict) -> bool:
+    """A region of objects, of which a detection finds a part."""
+    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
+
+
 def is_neutral(annotation: dict) -> bool:
     """Crowds, and VOC's difficult: never dropped, never missing, never background."""
-    return bool(annotation.get("iscrowd") or annotation.get("ignore") or annotation.get("difficult"))
+    return is_crowd(annotation) or bool(annotation.get("difficult"))
 
 
 def human(contents: dict) -> list:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pseudo_label.labels import by_image, is_neutral
+from pseudo_label.labels import by_image, is_crowd, is_neutral
 from util.boxes import box_area, box_intersection, box_iou, xywh_to_xyxy
 
 HIT, DOUBLE, LEFT = 0, 1, 2     # a detection is the first on a kept box; another on one, or on what is neutral; on none
@@ -49,7 +49,7 @@ def compare(contents: dict, detections: list) -> np.ndarray:
         inside, contained = common / box_area(boxes)[:, None], common / torch.minimum(box_area(boxes)[:, None], box_area(others))
         labels, kept_labels = (torch.tensor([label_of[each["category_id"]] for each in entries], dtype=torch.int64) for entries in (found, kept))
         same = labels[:, None] == kept_labels
-        crowd = torch.tensor([bool(each.get("iscrowd") or each.get("ignore")) for each in kept], dtype=torch.bool)
+        crowd = torch.tensor([is_crowd(each) for each in kept], dtype=torch.bool)
         again = box_iou(boxes, boxes) > torch.where(labels[:, None] == labels, 0.5, 0.75)
         double = torch.where(crowd, same & (inside >= 0.5), (same & ((iou > 0.5) | (contained > 0.9))) | (iou > 0.75)).any(1)
         free = torch.tensor([not is_neutral(each) for each in kept], dtype=torch.bool)

@@ -64,6 +64,13 @@ def test_padding_matches_nothing_and_a_region_to_leave_out_takes_the_background_
     assert match(anchors, targets(boxes, [-1] * 3), 0.3, 0.7, best_too=True).tolist() == [[BACKGROUND] * 4]
 
 
+def test_a_region_to_leave_out_takes_what_would_answer_for_it_were_it_an_object():
+    wanted = targets([[0, 0, 10, 10], [100, 100, 104, 104]], ignore=[True, True])
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [0, 0, 20, 20], [50, 50, 60, 60], [100, 100, 120, 120]])     # IoU 1, .5, .25, 0, .04
+    assert match(anchors, wanted, 0.3, 0.7).tolist() == [[IGNORED, IGNORED, BACKGROUND, BACKGROUND, BACKGROUND]]
+    assert match(anchors, wanted, 0.3, 0.7, best_too=True).tolist() == [[IGNORED, IGNORED, BACKGROUND, BACKGROUND, IGNORED]]
+
+
 def dense(anchors, boxes, real, regions, low, high, best_too):
     """The definition: the matrix of all IoUs."""
     iou = torch.where(real, box_iou(anchors, boxes), -1.0)
@@ -74,7 +81,9 @@ def dense(anchors, boxes, real, regions, low, high, best_too):
         matched = torch.where(((iou == highest) & (highest > 0)).any(1), row, matched)
     corner, opposite = torch.maximum(anchors[:, None, :2], boxes[:, :2]), torch.minimum(anchors[:, None, 2:], boxes[:, 2:])
     inside = box_area(torch.cat([corner, opposite.maximum(corner)], -1)) > 0.5 * box_area(anchors)[:, None]
-    return torch.where((matched == BACKGROUND) & (inside & regions).any(1), IGNORED, matched)
+    whole = box_iou(anchors, boxes)
+    claimed = (whole >= low) | ((whole == whole.amax(0)) & (whole > 0) & best_too)
+    return torch.where((matched == BACKGROUND) & ((inside | claimed) & regions).any(1), IGNORED, matched)
 
 
 @settings(deadline=None, max_examples=50)

@@ -37,6 +37,9 @@ def test_iou_by_hand_and_without_area():
     b = torch.tensor([[1.0, 0, 3, 2], [2, 2, 3, 3], [3, 3, 3, 3]])
     assert torch.allclose(paired_iou(a, b), torch.tensor([1 / 3, 0.0, 0.0]))
     assert torch.isfinite(iou_loss(a, b)).all()
+    pixel = torch.tensor([1920.0, 1080, 1921, 1081], requires_grad=True)
+    iou_loss(pixel, torch.tensor([0.0, 0, 3840, 2160])).backward()            # its IoU is 1 / 8,294,400
+    assert (pixel.grad[:2] > 0.5).all() and (pixel.grad[2:] < -0.5).all()
 
 
 def test_giou_and_diou_are_torchvisions():

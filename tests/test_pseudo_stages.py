@@ -418,6 +418,14 @@ def test_crowds_and_difficult_objects_are_told_of_as_labels_but_mean_nothing_mis
         "30 labels, 1 pseudo labels, 0 ignored boxes by policy count; at a keep rate of 0.400 about 18 are missing; x.json")
 
 
+def test_a_pseudo_label_inside_a_crowd_is_not_false():
+    full = instances([(1, 1, 10, [0, 0, 50, 50]), (2, 1, 10, [100, 100, 90, 90], {"iscrowd": 1})])
+    pseudo = [{**full["annotations"][0], "id": 3, "ispseudo": True, "score": 0.9, "p_real": 0.9}]
+    pseudo.append({**pseudo[0], "id": 4, "score": 0.95, "p_real": 0.95, "bbox": [120, 120, 20, 20]})
+    result = evaluate_pseudo_labels.evaluate({**full, "annotations": [full["annotations"][1], *pseudo]}, full)
+    assert result["by_class"]["iou_0.5"]["all"]["precision"] == result["ap50"] == 1.0 and result["calibration_error"] == pytest.approx(0.1)
+
+
 def test_generating_refuses_in_one_sentence(tmp_path, capsys):
     partial, detections = written(tmp_path, "p.json", KEPT), written(tmp_path, "d.json", FOUND)
     words = [partial, "--detections", detections, "--output", tmp_path / "out.json"]
