@@ -21,9 +21,9 @@ def main(argv=None):
     add, unsaid = parser.add_argument, {"default": argparse.SUPPRESS}
     add("checkpoint", metavar="CHECKPOINT", help="best.pth or last.pth of a run")
     add("out", metavar="OUT", help="file to write")
-    add("--min-size", type=number(int, 1), metavar="PX", help="detect at this shorter side (default: the checkpoint's)", **unsaid)
-    add("--max-size", type=number(int, 1), metavar="PX", help="longest allowed longer side (default: the checkpoint's)", **unsaid)
-    add("--tile", type=number(int, 0), metavar="PX", help="detect in tiles at full resolution; 0: whole pictures (default: the checkpoint's)", **unsaid)
+    add("--min-size", type=number(int, 1), metavar="PX", help="detect at this shorter side, in whole pictures (default: the checkpoint's)", **unsaid)
+    add("--max-size", type=number(int, 1), metavar="PX", help="longest allowed longer side, of whole pictures (default: the checkpoint's, or five thirds of a larger --min-size)", **unsaid)
+    add("--tile", type=number(int, 0), metavar="PX", help="detect in tiles at full resolution; 0: whole pictures (default: the checkpoint's, or 0 where a side is given)", **unsaid)
     add("--score-threshold", type=number(float, 0, 1), metavar="X", help="lowest score that detect.py reports (default: the checkpoint's)", **unsaid)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
