@@ -30,7 +30,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
 
     from dataset.augment import Augment
     from dataset.loader import TrainLoader
-    from engine.distributed import of_first_rank, rank, select_device, start_process_group, world_size
+    from engine.distributed import leave_process_group, of_first_rank, rank, select_device, start_process_group, world_size
     from engine.fit import check_steps, fit
 
     torch.manual_seed(flags.seed)
@@ -72,10 +72,12 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
                    *incomplete_labels(flags, len(train_set.classes), first_teacher, run))
     except KeyboardInterrupt:
         run.say(f"interrupted; --resume {folder / 'last.pth'} goes on")
+        leave_process_group()
         raise
     run.say(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; best.pth and last.pth are in {folder}")
     if run.active:
         show_training(run, best)
+    leave_process_group()
 
 
 def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:

@@ -21,7 +21,7 @@ def strong_view(images, image_sizes):
 
     brightness, contrast, saturation = 1 + STRENGTH * (2 * draw(3, count, 1, 1, 1) - 1)
     saturation = torch.where(draw(count, 1, 1, 1) < GREY_SHARE, 0.0, saturation)
-    weights = torch.tensor(GREY, device=device)
+    weights = torch.tensor(GREY).to(device, non_blocking=True)
     # as dataset.augment.jitter_colour; the padding is 0 and so adds nothing to the mean grey of a picture
     mean = (images.sum((2, 3), dtype=torch.int64) * weights).sum(1) / image_sizes.prod(1)
     pixels = images.float()
@@ -35,4 +35,5 @@ def strong_view(images, image_sizes):
     down, right = (torch.arange(side, device=device) for side in images.shape[-2:])
     rows, columns = ((place >= first[..., axis, None]) & (place < (first + sides)[..., axis, None]) for axis, place in enumerate((down, right)))
     erased = (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)
-    return torch.where(erased, torch.tensor(MEAN_COLOUR, dtype=torch.uint8, device=device)[:, None, None], pixels)
+    colour = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].to(device, non_blocking=True)
+    return torch.where(erased, colour, pixels)

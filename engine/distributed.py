@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import os
 import re
+import sys
 from datetime import timedelta
 
 import torch
@@ -54,9 +55,25 @@ def keep_freed_memory() -> bool:
 def start_process_group(device: torch.device) -> None:
     """Joins the other ranks when torchrun started this process, and waits for them; does nothing otherwise."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
-        atexit.register(dist.destroy_process_group)
+        on_gpu = device.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=2), device_id=device if on_gpu else None)
+        atexit.register(_end_at_once)
         dist.barrier()
+
+
+def leave_process_group() -> None:
+    """At the end of what all ranks do together."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _end_at_once() -> None:
+    """A process that has not left its group has failed. To leave it now would wait for ranks that wait for this one; torchrun stops
+    them as soon as it is gone."""
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def of_first_rank(value):

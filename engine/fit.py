@@ -132,6 +132,8 @@ class _Training:
         images, image_sizes = on_device["images"], on_device["image_sizes"]
         if self.strong_view:
             images = self.strong_view(images, image_sizes)
+        if self.device.type == "cuda":                # DataParallel's copies of the weights have lost this layout, and follow the pictures
+            images = images.contiguous(memory_format=torch.channels_last)
         losses = self.parallel(images, image_sizes, targets)
         loss, parts, asked = combine(losses, asked, self.counts)
         values = torch.stack([sum(parts.values()), *parts.values(), asked]).to("cpu", non_blocking=True)

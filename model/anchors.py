@@ -19,7 +19,7 @@ ROI_WEIGHTS = 10.0, 5.0                     # factors on moves and on log scales
 COVERED = 0.5                               # an anchor with more than this share of its area in a region to leave out is left out
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def pyramid_anchors(sizes: tuple, spacings: tuple, strides: tuple, scale: float, ratios: tuple, device: torch.device) -> Tensor:
     """[N, 4] xyxy input pixels: level after level, row by row, in each cell one anchor for each of `ratios` (height / width).

@@ -31,7 +31,7 @@ def per_level(values: tuple, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)                # several GPUs share it, each with an entry for every size of batch
 @torch.inference_mode(False)
 def pyramid_grid(sizes: tuple, spacings: tuple, device: torch.device) -> SimpleNamespace:
     """What depends on the pyramid alone, kept likewise. [L, 1, 1] each but for:

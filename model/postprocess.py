@@ -37,7 +37,8 @@ class FCOSDetection:
     def __call__(self, *arguments) -> list[dict]:
         results = []
         for rows in zip(*self.candidates(*arguments), strict=True):
-            boxes, scores, labels, class_scores = (row[rows[1] > 0] for row in rows)
+            real = (rows[1] > 0).nonzero()[:, 0]
+            boxes, scores, labels, class_scores = (row[real] for row in rows)
             keep = batched_nms(boxes, scores, labels, self.nms_iou_threshold)[:self.max_detections]
             results.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep], "class_scores": class_scores[keep]})
         return results

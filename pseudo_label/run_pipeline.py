@@ -176,7 +176,8 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
     from model import load_model
     checkpoint, device = load_checkpoint(file), select_device(settings.device)
     network = load_model(checkpoint["config"], checkpoint["model"], device)
-    loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers)
+    loader = eval_loader(dataset, **checkpoint["input"], batch_size=settings.batch_size, workers=settings.workers,
+                         pin_memory=device.type == "cuda")
     found = predict(network, loader, device, nms_iou_threshold=network.config.nms_iou_threshold)
     found = {id: {name: values for name, values in each.items() if name != "masks"} for id, each in found.items()}      # boxes are what is compared
     return coco_results(found, dataset.category_ids, dataset.image_ids)

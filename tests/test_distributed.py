@@ -108,6 +108,16 @@ def test_ranks_under_ddp_give_the_gradient_of_one_device(model, tmp_path):
     assert taught(targets, slice(2, 4)).shape == (2, 3)             # alone the second rank has nothing to count on
 
 
+@pytest.mark.parametrize("last, code", [("leave_process_group()", 0), ("raise ValueError('no such picture')", 1)])
+def test_a_rank_that_fails_does_not_wait_for_the_others_to_leave(last, code):
+    program = ("import torch, torch.distributed as dist; from engine.distributed import leave_process_group, start_process_group\n"
+               "leave = dist.destroy_process_group; dist.destroy_process_group = lambda: print('left') or leave()\n"
+               f"start_process_group(torch.device('cpu')); print('joined'); {last}")
+    alone = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=alone, timeout=100)
+    assert (done.returncode, done.stdout.split()) == (code, ["joined"] + ["left"] * (code == 0)) and (code == 0) == ("no such picture" not in done.stderr)
+
+
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert select_device("auto").type == "cpu"

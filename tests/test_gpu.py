@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 
+from dataset.strong_view import strong_view
 from engine.distributed import combine, replicate
 from model import build_model
 from model.config import PRESETS
@@ -39,7 +40,7 @@ def test_forward_losses_and_backward_never_wait_for_the_device(amp, fields):
     combine(parallel(*inputs))[0].backward()                 # the first step fills caches
     torch.cuda.set_sync_debug_mode("error")
     try:
-        combine(parallel(*inputs))[0].backward()
+        combine(parallel(strong_view(*inputs[:2]), *inputs[1:]))[0].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
