@@ -3,8 +3,9 @@
     python foreign_object_dataset/render.py --images 622 --size 2560x1440 --output DIR
 
 Writes JPEGImages/NAME.jpg, Annotations/NAME.xml (1-based inclusive pixels) and
-ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) alone, so
-the number of processes changes nothing and a larger set begins with the smaller one's pictures; its lists are drawn anew.
+ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) and, in
+a few grey levels, on the versions of OpenCV, NumPy and Pillow. So the number of processes changes nothing and a larger set begins with the
+smaller one's pictures; its lists are drawn anew, and an empty list is not written.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ SPLIT = {"train": 375, "val": 97, "test": 150}  # the photographs' proportions
 
 def picture_size(text):
     found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found or min(map(int, found.groups())) < 32:
-        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT with both at least 32, such as 2560x1440")
+    if not found or not all(32 <= int(side) <= 16384 for side in found.groups()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT with both in 32..16384, such as 2560x1440")
     return int(found[1]), int(found[2])
 
 
@@ -57,10 +58,10 @@ def magnification(text):
     return value
 
 
-def annotation(name, width, height, objects):
+def annotation(filename, width, height, objects):
     """VOC XML of one picture; boxes go from continuous edges [x1, y1, x2, y2] to 1-based inclusive pixels."""
     root = ElementTree.Element("annotation")
-    for tag, text in (("folder", "foreign_object_dataset"), ("filename", f"{name}.jpg")):
+    for tag, text in (("folder", "foreign_object_dataset"), ("filename", filename)):
         ElementTree.SubElement(root, tag).text = text
     size = ElementTree.SubElement(root, "size")
     for tag, value in (("width", width), ("height", height), ("depth", 3)):
@@ -89,16 +90,20 @@ def widened(box, margin, width, height):
     return [max(0, x1 - margin), max(0, y1 - margin), min(width, x2 + margin), min(height, y2 + margin)]
 
 
+def write_jpeg(file, image, quality):
+    """cv2.imwrite knows no letters beyond ASCII in a path on Windows, and is silent about a full disk."""
+    file.write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+
+
 def write_picture(index, seed, width, height, style, magnification, quality, margin, output):
+    """(its name, how many of its boxes are only one pixel wide or high)"""
     cv2.setNumThreads(1)
     name = f"{index:06d}"
     picture = render(seed, index, width, height, style, magnification)
-    file = output / "JPEGImages" / f"{name}.jpg"
-    if not cv2.imwrite(str(file), picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]):
-        raise OSError(0, "cannot be written", str(file))
+    write_jpeg(output / "JPEGImages" / f"{name}.jpg", picture.image[..., ::-1], quality)
     objects = [{**thing, "box": widened(thing["box"], margin, width, height)} for thing in picture.objects]
-    (output / "Annotations" / f"{name}.xml").write_text(annotation(name, width, height, objects), encoding="utf-8")
-    return name
+    (output / "Annotations" / f"{name}.xml").write_text(annotation(f"{name}.jpg", width, height, objects), encoding="utf-8")
+    return name, sum(min(x2 - x1, y2 - y1) < 2 for x1, y1, x2, y2 in (thing["box"] for thing in objects))
 
 
 def split_names(names, seed):
@@ -115,7 +120,7 @@ def contact_sheet(folder, file, columns=6, rows=4, width=320):
     """The first pictures of a set with their boxes, side by side."""
     tiles = []
     for path in sorted((folder / "JPEGImages").iterdir())[: columns * rows]:
-        image = cv2.imread(str(path))
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         for corners in ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").iter("bndbox"):
             x1, y1, x2, y2 = (int(corners.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
             cv2.rectangle(image, (x1 - 1, y1 - 1), (x2 - 1, y2 - 1), (60, 60, 255), max(image.shape[1] // 400, 1))
@@ -124,7 +129,7 @@ def contact_sheet(folder, file, columns=6, rows=4, width=320):
         )
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-    cv2.imwrite(str(file), sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    write_jpeg(file, sheet, 85)
 
 
 def parse_arguments(arguments=None):
@@ -159,7 +164,8 @@ def main(arguments=None):
     try:
         write_set(flags)
     except OSError as error:
-        print(f"render.py: error: --output {flags.output}: {error.filename}: {error.strerror}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"render.py: error: --output {flags.output}: {told}", file=sys.stderr)
         return 2
 
 
@@ -183,14 +189,18 @@ def write_set(flags):
         output=flags.output,
     )
     if flags.workers == 1:
-        names = [job(index) for index in tqdm(range(flags.images), unit="picture")]
+        written = [job(index) for index in tqdm(range(flags.images), unit="picture")]
     else:
-        with ProcessPoolExecutor(flags.workers) as pool:
-            names = list(tqdm(pool.map(job, range(flags.images)), total=flags.images, unit="picture"))
+        with ProcessPoolExecutor(min(flags.workers, flags.images, 61)) as pool:        # Windows takes no more
+            written = list(tqdm(pool.map(job, range(flags.images)), total=flags.images, unit="picture"))
+    names, thin = zip(*written)
     for split, chosen in split_names(names, flags.seed).items():
-        (flags.output / "ImageSets/Main" / f"{split}.txt").write_text(
-            "".join(f"{name}\n" for name in chosen), encoding="utf-8"
-        )
+        if chosen:
+            (flags.output / "ImageSets/Main" / f"{split}.txt").write_text(
+                "".join(f"{name}\n" for name in chosen), encoding="utf-8"
+            )
+    if sum(thin):
+        print(f"{sum(thin)} boxes are one pixel wide or high, which training refuses: render larger pictures, or with --margin 1")
     if flags.contact_sheet:
         contact_sheet(flags.output, flags.contact_sheet)
 

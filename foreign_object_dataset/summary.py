@@ -16,16 +16,21 @@ import numpy as np
 from camera import REFERENCE_WIDTH
 from objects import CLASSES
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from dataset.voc import read_split  # noqa: E402
+
 EDGES = (0, 25, 50, 75, 100, 125, 150, 200, np.inf)  # of the longer side, pixels in a picture 2560 wide
 
 
 def read_objects(file):
-    """[(class, width, height, truncated, difficult)] of one XML, sides in pixels of a picture REFERENCE_WIDTH wide."""
+    """[(class, width, height, truncated, difficult)] of one XML, of the four classes, sides in pixels of a picture REFERENCE_WIDTH wide."""
     root = ElementTree.parse(file).getroot()
     unit = REFERENCE_WIDTH / int(root.findtext("size/width"))
     rows = []
     for thing in root.iter("object"):
-        x1, y1, x2, y2 = (int(thing.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        if thing.findtext("name") not in CLASSES:
+            continue
+        x1, y1, x2, y2 = (float(thing.findtext(f"bndbox/{tag}")) for tag in ("xmin", "ymin", "xmax", "ymax"))
         flags = thing.findtext("truncated") == "1", thing.findtext("difficult") == "1"
         rows.append((thing.findtext("name"), unit * (x2 - x1 + 1), unit * (y2 - y1 + 1), *flags))
     return rows
@@ -34,7 +39,10 @@ def read_objects(file):
 def counts_table(folder):
     lines = [f"| split | pictures | {' | '.join(CLASSES)} | truncated | difficult |", "|---" * (len(CLASSES) + 4) + "|"]
     for split in ("train", "val", "test"):
-        names = (folder / f"ImageSets/Main/{split}.txt").read_text(encoding="utf-8").split()
+        file = folder / f"ImageSets/Main/{split}.txt"
+        if not file.exists():
+            continue
+        names = read_split(file)
         rows = [row for name in names for row in read_objects(folder / f"Annotations/{name}.xml")]
         count = Counter(row[0] for row in rows)
         cells = [

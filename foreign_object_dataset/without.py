@@ -65,7 +65,10 @@ def main(arguments=None):
     if ingredient not in INGREDIENTS:
         print(f"without.py: error: '{ingredient}' is not one of {', '.join(INGREDIENTS)}", file=sys.stderr)
         return 2
-    multiprocessing.set_start_method("fork", force=True)  # processes that know of the change
+    if "fork" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("fork", force=True)  # processes that know of the change
+    else:
+        flags += ["--workers", "1"]
     leave_out(ingredient)
     return render.main(flags)
 

@@ -154,6 +154,7 @@ def test_a_torchvision_detector_of_ones_own_has_a_background_row_and_names_to_gi
     torch.save(state, tmp_path / "theirs.pth")
     assert refused(tmp_path / "theirs.pth", capsys) == f"error: {tmp_path / 'theirs.pth'}: has 2 classes; name them with --classes\n"
     assert "has 2 classes, not the 3 that are named" in refused(tmp_path / "theirs.pth", capsys, "--classes", "background,nail,clip")
+    assert "has 2 classes, not the 99 that are named" in refused(tmp_path / "theirs.pth", capsys, "--classes", ",".join(f"a class {n}" for n in range(99)))
     (tmp_path / "names.txt").write_text("nail\nclip, large\n", encoding="utf-8-sig")       # as Windows' editors write it
     checkpoint = converted(tmp_path, state, "--classes", str(tmp_path / "names.txt"))
     assert checkpoint["classes"] == ["nail", "clip, large"] and checkpoint["config"]["num_classes"] == 2

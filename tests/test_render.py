@@ -24,6 +24,7 @@ import raster  # noqa: E402
 import render  # noqa: E402
 import scene  # noqa: E402
 import sensor  # noqa: E402
+import summary  # noqa: E402
 import without  # noqa: E402
 from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
@@ -114,7 +115,7 @@ def test_objects_are_a_few_centimetres_long_and_rest_on_the_ground(name):
 
 def test_xml_holds_one_based_inclusive_pixels_and_reads_back(tmp_path):
     thing = {"name": "nail", "box": (0, 4, 10, 180), "truncated": True, "difficult": False}
-    text = render.annotation("a", 320, 180, [thing])
+    text = render.annotation("a.jpg", 320, 180, [thing])
     file = tmp_path / "a.xml"
     file.write_text(text, encoding="utf-8")
     corners = ElementTree.fromstring(text).find("object/bndbox")
@@ -168,7 +169,7 @@ def test_the_script_starts_and_the_number_of_processes_changes_nothing(tmp_path)
         )
         files[workers] = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files[1] == files[2]
-    assert len(files[1]) == 3 + 3 + 4
+    assert len(files[1]) == 3 + 3 + 3                  # train, trainval and test: val would be empty
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,20 @@ def test_a_folder_that_holds_a_set_is_refused_and_stays_as_it_is(capsys, tmp_pat
 
 
 def test_a_picture_that_cannot_be_written_ends_it(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(render.cv2, "imwrite", lambda *_: False)
+    def write(file, content):
+        raise OSError(28, "No space left on device")               # as a full disk says it, without the file
+    monkeypatch.setattr(Path, "write_bytes", write)
     assert render.main(["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)]) == 2
-    assert "000000.jpg: cannot be written" in capsys.readouterr().err and not list(tmp_path.rglob("*.txt"))
+    assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.rglob("*.txt"))
+
+
+def test_boxes_that_training_would_refuse_are_told_of(capsys, tmp_path):
+    flags = ["--images", "2", "--size", "64x48", "--workers", "1", "--output"]
+    assert not render.main([*flags, str(tmp_path / "thin")]) and "boxes are one pixel wide or high" in capsys.readouterr().out
+    assert not render.main([*flags, str(tmp_path / "wider"), "--margin", "1"]) and "one pixel" not in capsys.readouterr().out
+    for folder, bad in (("thin", True), ("wider", False)):
+        boxes = [box for file in (tmp_path / folder / "Annotations").iterdir() for _, box in read_boxes(file)[0]]
+        assert any(min(x2 - x1, y2 - y1) < 2 for x1, y1, x2, y2 in boxes) == bad
 
 
 @pytest.mark.parametrize("rows, sentence", [
@@ -207,6 +219,10 @@ def test_a_picture_that_cannot_be_written_ends_it(capsys, tmp_path, monkeypatch)
     (",train,nail,1,2,30,40", "line 2: has no image"),
     ("7,train,,1,2,30,40", "line 2: has no class"),
     ("7,train,nail,1,2,30,40\n7.jpg,test,nail,1,2,30,40", "line 3: 7 is in test, but was in train"),
+    ("7,train,nail,5,5,5,9", "line 2: box 5,5,5,9 must be two pixels or more wide and high, inside 64x48"),
+    ("7,train,nail,1,2,30", "line 2: the corners are not four whole numbers"),
+    ("7,train,nail,1,2,30,\"" + "4" * 140000, "boxes.csv: is no table in UTF-8: field larger than field limit"),
+    ("", "boxes.csv: holds no box"),
 ])
 def test_a_table_that_would_write_elsewhere_or_twice_is_refused(rows, sentence, tmp_path, capsys):
     (tmp_path / "boxes.csv").write_text(f"image,split,class,xmin,ymin,xmax,ymax\n{rows}\n")
@@ -219,14 +235,26 @@ def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
     table = tmp_path / "boxes.csv"
     table.write_text(
         "image,split,class,xmin,ymin,xmax,ymax\n"
-        "7,train,nail,1,2,30,40\n7,train,clip_B,5,5,5,5\n8,test,L_stick,9,9,64,48\n"
+        "7,train,nail,1,2,30,40\n7.PNG,train ,clip_B,5, 5,6,6\nIMG 8.JPG,test,L_stick,9,9,64,48\n"
     )
     csv_to_voc.main([str(table), "--size", "64x48", "--output", str(tmp_path / "out")])
     assert read_boxes(tmp_path / "out/Annotations/7.xml") == (
-        [("nail", (0, 1, 30, 40)), ("clip_B", (4, 4, 5, 5))],
+        [("nail", (0, 1, 30, 40)), ("clip_B", (4, 4, 6, 6))],
         (64, 48),
     )
-    assert (tmp_path / "out/ImageSets/Main/test.txt").read_text() == "8\n"
+    assert (tmp_path / "out/ImageSets/Main/test.txt").read_text() == "IMG 8\n"
+    assert "<filename>IMG 8.JPG</filename>" in (tmp_path / "out/Annotations/IMG 8.xml").read_text()
+
+
+def test_the_summary_counts_the_four_classes_of_the_lists_that_are_there(tmp_path, capsys):
+    for folder in ("Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    things = [{"name": name, "box": (0, 0, 30, 20), "truncated": True, "difficult": False} for name in ("nail", "truck")]
+    (tmp_path / "Annotations/a b.xml").write_text(render.annotation("a b.jpg", 2560, 1440, things).replace(">30<", ">30.5<"))
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a b  1\n", encoding="utf-8-sig")
+    summary.main([str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "| train | 1 | 1 | 0 | 0 | 0 | 1 | 0 |" in told and "val" not in told and "| nail | 0 | 1 |" in told
 
 
 def test_a_box_that_leaves_the_picture_is_refused_with_its_line(tmp_path, capsys):
@@ -263,7 +291,7 @@ def test_the_shipped_set_is_what_the_program_draws(index, tmp_path):
     """By the command of its README; to a pixel, since another processor rounds otherwise."""
     for folder in ("JPEGImages", "Annotations"):
         (tmp_path / folder).mkdir()
-    name = render.write_picture(index, 0, 960, 540, "default", 2, 72, 0, tmp_path)
+    name, _ = render.write_picture(index, 0, 960, 540, "default", 2, 72, 0, tmp_path)
     drawn, kept = (read_boxes(folder / f"Annotations/{name}.xml") for folder in (tmp_path, SHIPPED))
     assert [box[0] for box in drawn[0]] == [box[0] for box in kept[0]] and drawn[1] == kept[1]
     assert all(np.abs(np.subtract(a[1], b[1])).max() <= 1 for a, b in zip(drawn[0], kept[0], strict=True))

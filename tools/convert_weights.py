@@ -21,6 +21,7 @@ or named as left out, every shape is equal. The checkpoint's config does what th
 strides, distances, quality, thresholds. A file that holds more than tensors is refused; who trusts it can save its
 "state_dict" alone with torch.
 """
+import os
 import sys
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def class_names(choice: str | None) -> list:
     """[] for None. Raises ValueError for an empty name or one that is there twice."""
     if choice is None:
         return []
-    names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if Path(choice).is_file() else choice.split(",")
+    names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if os.path.isfile(choice) else choice.split(",")
     names = [name.strip() for name in names]
     names = names[:-1] if names[-1] == "" else names
     wrong = [name for name in names if not name or names.count(name) > 1]
