@@ -12,9 +12,9 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """-log IoU of paired boxes [..., 4] xyxy (UnitBox; the paper's first choice), finite for boxes that do not meet.
 
-    The bound, where there is no gradient, lies below the IoU of the first boxes, a pixel wide, with an object as large as any picture.
+    The bound, where there is no gradient, lies below the IoU of the first boxes, a pixel wide, with an object of a hundred megapixels.
     """
-    return -paired_iou(predicted, target).clamp(min=1e-12).log()
+    return -paired_iou(predicted, target).clamp(min=1e-8).log()
 
 
 def linear_iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
