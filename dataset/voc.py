@@ -283,7 +283,7 @@ def origin_marks(pseudo, weight, zone_ignore) -> dict:
 
 
 def annotation(target: dict, filename: str, classes: list, one_based: bool = True) -> str:
-    """The XML of one picture, in 1-based inclusive pixels, or in edges, as `box_edges` reads them."""
+    """The XML of one picture, in 1-based inclusive pixels, or, not `one_based`, in edges, as `box_edges` reads them."""
     root = ElementTree.Element("annotation")
 
     def add(parent, tag, value=""):

@@ -68,12 +68,14 @@ def leave_process_group() -> None:
 
 
 def _end_at_once() -> None:
-    """A process that has not left its group has failed. To leave it now would wait for ranks that wait for this one; torchrun stops
-    them as soon as it is gone."""
+    """A process that has not left its group has failed, and ends with exit code 1. To leave the group now would wait for ranks that wait
+    for this one; torchrun stops them within half a minute."""
     if dist.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
 
 
 def of_first_rank(value):

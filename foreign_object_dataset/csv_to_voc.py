@@ -16,7 +16,7 @@ from pathlib import Path
 
 from render import annotation, picture_size
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from dataset.pictures import is_picture  # noqa: E402
 
 COLUMNS = ("image", "split", "class", "xmin", "ymin", "xmax", "ymax")
@@ -26,16 +26,19 @@ def read_table(path, width, height, zero_based=False):
     """({image: (its file's name, objects as `annotation` takes them)}, {split: sorted images}).
 
     Raises ValueError on a missing column, a name that is no file's, a picture in two splits, a box that is not whole numbers, is not
-    two pixels wide and high or leaves the picture, no box at all, or what is no table.
+    two pixels wide and high or leaves the picture, two files of one name but for the suffix, or no box at all; csv.Error for what is no table.
     """
-    pictures, splits, split_of = {}, {}, {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file, restval="")
-        missing = [column for column in COLUMNS if column not in (table.fieldnames or [])]
+    pictures, splits, split_of, name_of = {}, {}, {}, {}
+    with open(path, newline="", encoding="utf-8-sig") as lines:
+        table = csv.DictReader(lines, restval="")
+        table.fieldnames = [name.strip() for name in table.fieldnames or []]
+        missing = [column for column in COLUMNS if column not in table.fieldnames]
         if missing:
             raise ValueError(f"{path}: no column {', '.join(missing)}, its header must name {', '.join(COLUMNS)}")
         for row in table:
             row = {column: row[column].strip() for column in COLUMNS}
+            if not any(row.values()):
+                continue
             try:
                 x1, y1, x2, y2 = (int(row[column]) + zero_based for column in COLUMNS[3:])
             except ValueError:
@@ -48,18 +51,21 @@ def read_table(path, width, height, zero_based=False):
             for column in ("image", "split"):
                 if row[column] and Path(row[column]).name != row[column]:
                     raise ValueError(f"{path}: line {table.line_num}: {column} is '{row[column]}', must be a name without folders")
-            named = Path(row["image"])
-            image, filename = (named.stem, named.name) if is_picture(named) else (named.name, f"{named.name}.jpg")
+            file = Path(row["image"])
+            image, filename = (file.stem, file.name) if is_picture(file) else (file.name, None)
             if row["split"] and (other := split_of.setdefault(image, row["split"])) != row["split"]:
                 raise ValueError(f"{path}: line {table.line_num}: {image} is in {row['split']}, but was in {other}")
-            pictures.setdefault(image, (filename, []))[1].append(
+            if filename and (other := name_of.setdefault(image, filename)) != filename:
+                raise ValueError(f"{path}: line {table.line_num}: image is {filename}, but was {other}")
+            pictures.setdefault(image, []).append(
                 {"name": row["class"], "box": (x1 - 1, y1 - 1, x2, y2), "truncated": False, "difficult": False}
             )
             if row["split"]:
                 splits.setdefault(row["split"], set()).add(image)
     if not pictures:
         raise ValueError(f"{path}: holds no box")
-    return pictures, {split: sorted(images) for split, images in splits.items()}
+    named = {image: (name_of.get(image, f"{image}.jpg"), objects) for image, objects in pictures.items()}
+    return named, {split: sorted(images) for split, images in splits.items()}
 
 
 def main(arguments=None):

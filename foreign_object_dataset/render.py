@@ -3,9 +3,9 @@
     python foreign_object_dataset/render.py --images 622 --size 2560x1440 --output DIR
 
 Writes JPEGImages/NAME.jpg, Annotations/NAME.xml (1-based inclusive pixels) and
-ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) and, in
-a few grey levels, on the versions of OpenCV, NumPy and Pillow. So the number of processes changes nothing and a larger set begins with the
-smaller one's pictures; its lists are drawn anew, and an empty list is not written.
+ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) alone,
+but for a few grey levels that change with the version of OpenCV and with the processor. The number of processes changes nothing, and a larger
+set begins with the smaller one's pictures; its lists are drawn anew, and an empty list is not written.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def write_set(flags):
                 "".join(f"{name}\n" for name in chosen), encoding="utf-8"
             )
     if sum(thin):
-        print(f"{sum(thin)} boxes are one pixel wide or high, which training refuses: render larger pictures, or with --margin 1")
+        print(f"boxes of one pixel's width or height, which training refuses: {sum(thin)}; render larger pictures, or with --margin 1")
     if flags.contact_sheet:
         contact_sheet(flags.output, flags.contact_sheet)
 

@@ -16,7 +16,7 @@ import numpy as np
 from camera import REFERENCE_WIDTH
 from objects import CLASSES
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from dataset.voc import read_split  # noqa: E402
 
 EDGES = (0, 25, 50, 75, 100, 125, 150, 200, np.inf)  # of the longer side, pixels in a picture 2560 wide

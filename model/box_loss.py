@@ -10,7 +10,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """-log IoU of paired boxes [..., 4] xyxy (UnitBox; the paper's first choice), finite for boxes that do not meet.
+    """-log IoU of paired boxes float32 [..., 4] xyxy (UnitBox; the paper's first choice), finite for boxes that do not meet.
 
     The bound, where there is no gradient, lies below the IoU of the first boxes, a pixel wide, with an object of a hundred megapixels.
     """

@@ -206,7 +206,7 @@ def test_a_picture_that_cannot_be_written_ends_it(capsys, tmp_path, monkeypatch)
 
 def test_boxes_that_training_would_refuse_are_told_of(capsys, tmp_path):
     flags = ["--images", "2", "--size", "64x48", "--workers", "1", "--output"]
-    assert not render.main([*flags, str(tmp_path / "thin")]) and "boxes are one pixel wide or high" in capsys.readouterr().out
+    assert not render.main([*flags, str(tmp_path / "thin")]) and "boxes of one pixel's width or height" in capsys.readouterr().out
     assert not render.main([*flags, str(tmp_path / "wider"), "--margin", "1"]) and "one pixel" not in capsys.readouterr().out
     for folder, bad in (("thin", True), ("wider", False)):
         boxes = [box for file in (tmp_path / folder / "Annotations").iterdir() for _, box in read_boxes(file)[0]]
@@ -223,6 +223,7 @@ def test_boxes_that_training_would_refuse_are_told_of(capsys, tmp_path):
     ("7,train,nail,1,2,30", "line 2: the corners are not four whole numbers"),
     ("7,train,nail,1,2,30,\"" + "4" * 140000, "boxes.csv: is no table in UTF-8: field larger than field limit"),
     ("", "boxes.csv: holds no box"),
+    ("7,train,nail,1,2,30,40\n7.jpg,train,nail,1,2,30,40\n7.png,train,nail,1,2,30,40", "line 4: image is 7.png, but was 7.jpg"),
 ])
 def test_a_table_that_would_write_elsewhere_or_twice_is_refused(rows, sentence, tmp_path, capsys):
     (tmp_path / "boxes.csv").write_text(f"image,split,class,xmin,ymin,xmax,ymax\n{rows}\n")
@@ -234,8 +235,8 @@ def test_a_table_that_would_write_elsewhere_or_twice_is_refused(rows, sentence, 
 def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
     table = tmp_path / "boxes.csv"
     table.write_text(
-        "image,split,class,xmin,ymin,xmax,ymax\n"
-        "7,train,nail,1,2,30,40\n7.PNG,train ,clip_B,5, 5,6,6\nIMG 8.JPG,test,L_stick,9,9,64,48\n"
+        "image,split,class, xmin,ymin,xmax,ymax\n"
+        "7,train,nail,1,2,30,40\n7.PNG,train ,clip_B,5, 5,6,6\nIMG 8.JPG,test,L_stick,9,9,64,48\n,,,,,,\n"
     )
     csv_to_voc.main([str(table), "--size", "64x48", "--output", str(tmp_path / "out")])
     assert read_boxes(tmp_path / "out/Annotations/7.xml") == (
@@ -243,6 +244,7 @@ def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
         (64, 48),
     )
     assert (tmp_path / "out/ImageSets/Main/test.txt").read_text() == "IMG 8\n"
+    assert "<filename>7.PNG</filename>" in (tmp_path / "out/Annotations/7.xml").read_text()
     assert "<filename>IMG 8.JPG</filename>" in (tmp_path / "out/Annotations/IMG 8.xml").read_text()
 
 
