@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 import torch
 from torch.utils.data import DataLoader
 
-from dataset.preprocess import map_boxes, resize_picture, resized_size, tile_windows
+from dataset.preprocess import resize_picture, resized_size, tile_windows
 from dataset.sample import check_target
 
 SIZE_MULTIPLE = 32

@@ -42,7 +42,6 @@ def rank_correlation(one, other) -> float:
 
 
 def plot_quality(iou, distance, score, same, path) -> None:
-    import numpy as np
     from matplotlib.figure import Figure
 
     from evaluation.plots import plain_axes, save

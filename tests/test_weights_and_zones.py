@@ -24,7 +24,6 @@ from evaluation.coco_ap import evaluate as evaluate_coco
 from evaluation.report import evaluate as evaluate_voc
 from model import build_model
 from model.config import FCOSConfig
-from model.loss import FCOSLoss
 from model.targets import assign, claims, silenced
 from tools import voc_to_coco
 
