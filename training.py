@@ -160,7 +160,6 @@ def incomplete_labels(flags: argparse.Namespace, num_classes: int, first_teacher
     from engine.teacher import Teacher
     online, burn_in = flags.teacher != "none", flags.burn_in if first_teacher is None else 0.0
     teacher = Teacher(num_classes, burn_in, flags.keep_rate, flags.pseudo_weight, run.say, first_teacher) if online else None
-
     return teacher, strong_view if flags.strong_view or flags.strong_view is None and online else None
 
 
