@@ -29,9 +29,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from flags import chosen_checkpoint, input_sizes, prediction_parser
-from util.command_line import from_here, number
+from util.command_line import from_here, number, one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 

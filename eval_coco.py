@@ -10,9 +10,9 @@ holds the image ids and category ids of the file, so that any COCO tool or serve
 import argparse
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from evaluating import evaluate_checkpoint
 from flags import evaluation_parser
+from util.command_line import one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 

@@ -20,10 +20,9 @@ and replace what an earlier evaluation left there, as its metrics.json lists it;
 import argparse
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from evaluating import evaluate_checkpoint
 from flags import evaluation_parser
-from util.command_line import from_here
+from util.command_line import from_here, one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 

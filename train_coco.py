@@ -19,11 +19,10 @@ import argparse
 import os
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from flags import add_training_flags, read_training_flags
 from model.config import MODELS, PRESETS
 from training import run_folder, train
-from util.command_line import Parser
+from util.command_line import Parser, one_sentence_errors
 
 HERE = Path(__file__).resolve().parent
 PATHS = ("data", "train_json", "train_images", "val_json", "val_images")

@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.torchvision_fcos import command, machine, versions  # noqa: E402
 from engine.checkpoint import load_checkpoint  # noqa: E402
-from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
+from engine.log import next_run_folder  # noqa: E402
 from model import build_model  # noqa: E402
-from util.command_line import HelpFormatter  # noqa: E402
+from util.command_line import HelpFormatter, one_sentence_errors  # noqa: E402
 
 
 def parse_flags(argv):

@@ -37,7 +37,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.torchvision_fcos import build_torchvision_fcos, command, machine, versions  # noqa: E402
 from engine.distributed import combine  # noqa: E402
-from engine.log import one_sentence_errors  # noqa: E402
 from engine.predict import detect_batch  # noqa: E402
 from model import build_model, load_model  # noqa: E402
 from model.backbone import BACKBONES  # noqa: E402
@@ -47,7 +46,7 @@ from model.locations import pyramid_locations  # noqa: E402
 from model.loss import FCOSLoss  # noqa: E402
 from model.postprocess import FCOSDetection  # noqa: E402
 from model.targets import assign  # noqa: E402
-from util.command_line import HelpFormatter, number  # noqa: E402
+from util.command_line import HelpFormatter, number, one_sentence_errors  # noqa: E402
 
 PARTS = ("inference", "training", "loss", "two_stage", "help")
 COMMANDS = ("train_voc.py", "eval_voc.py", "detect.py")

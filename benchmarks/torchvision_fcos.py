@@ -39,14 +39,14 @@ from dataset.augment import mirror  # noqa: E402
 from dataset.loader import TrainLoader, eval_loader  # noqa: E402
 from dataset.voc import VOCDataset  # noqa: E402
 from engine.distributed import select_device  # noqa: E402
-from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
+from engine.log import next_run_folder  # noqa: E402
 from engine.predict import predict  # noqa: E402
 from engine.pretrained import imagenet_state  # noqa: E402
 from engine.schedule import learning_rate  # noqa: E402
 from evaluation.report import evaluate, format_table  # noqa: E402
 from model.backbone import BACKBONES, build_backbone, pixel_statistics  # noqa: E402
 from model.foreign_weights import load_backbone  # noqa: E402
-from util.command_line import HelpFormatter, number  # noqa: E402
+from util.command_line import HelpFormatter, number, one_sentence_errors  # noqa: E402
 
 DROPS = (16 / 26, 22 / 26)
 WHOLE_PICTURE = 10 ** 6     # px: a tile larger than any picture, which our loader shows at full resolution

@@ -6,7 +6,6 @@ Every XML file is parsed and every picture decoded. An error is what training wo
 out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
 mistake in the command or a file that the system refuses, 130 after Ctrl-C, else 0.
 """
-import argparse
 import hashlib
 import itertools
 import json
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from util.command_line import escape_unprintable
+from util.command_line import Parser, one_sentence_errors
 
 TINY = 3  # px of a side
 RARE = 0.01  # of the objects of the most frequent class
@@ -228,22 +227,15 @@ def format_report(report):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m dataset.check", allow_abbrev=False,
-                                     description="Find what is wrong in data of VOC layout.")
+    parser = Parser(__doc__)
+    parser.prog = "python -m dataset.check"
     parser.add_argument("folders", nargs="+", metavar="DIR", help="folders in VOC layout")
     parser.add_argument("--split", help="look at the pictures of this list in ImageSets only (default: all)")
     parser.add_argument("--zero-based", action="store_true", help="judge the boxes as training with --zero-based does")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     flags = parser.parse_args(arguments)
-    escape_unprintable()
-    try:
+    with one_sentence_errors():
         report = check(flags.folders, flags.split, not flags.zero_based)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
     print(json.dumps(report, indent=2) if flags.json else format_report(report))
     return 1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0
 

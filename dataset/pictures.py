@@ -180,22 +180,11 @@ def find_pictures(paths):
 
 
 class Pictures:
-    """Pictures without annotations: [i] -> (uint8 RGB [3, H, W], {"image_id": the path, "orig_size": (h, w)}).
+    """Pictures without annotations: [i] -> (uint8 RGB [3, H, W], {"image_id": the path, "orig_size": (h, w)})."""
 
-    With skip_bad=True, files that cannot be read are left out, one sentence each in `.skipped`.
-    """
-
-    def __init__(self, paths, skip_bad=False):
-        self.paths, self.skipped, self._sizes = [], [], []
-        for path in find_pictures(paths):
-            try:
-                self._sizes.append(picture_size(path))
-            except ValueError as error:
-                if not skip_bad:
-                    raise
-                self.skipped.append(str(error))
-            else:
-                self.paths.append(path)
+    def __init__(self, paths):
+        self.paths = find_pictures(paths)
+        self._sizes = [picture_size(path) for path in self.paths]
         self.ids = [path.as_posix() for path in self.paths]
 
     def __len__(self):

@@ -43,10 +43,6 @@ class FitOptions:
     seed: int = 0
 
 
-class NonFiniteLoss(ValueError):
-    """The loss became infinite or NaN; the message names the step, its parts and the pictures."""
-
-
 def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: torch.device, checkpoint: dict,
         resume: dict | None = None, teacher=None, strong_view=None) -> dict:
     """Trains and returns the metrics of the best epoch ({} if none was evaluated).
@@ -61,7 +57,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     teacher     engine.teacher.Teacher: what its own network or the averaged one detects fills the holes of the labels; needs ema_decay
     strong_view (images, image_sizes) -> images, which the network is trained on, the teacher not
 
-    Raises NonFiniteLoss (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
+    Raises ValueError for a loss that is not finite (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
     for a picture that cannot be read (likewise) and for a resumed run whose epochs had another number of steps.
     """
     training = _Training(network, loader, evaluate, run, options, device, checkpoint, teacher, strong_view)
@@ -225,8 +221,8 @@ class _Training:
         save_checkpoint(file, {"batch": batch, "images": [info["image_id"] for info in infos], "losses": numbers,
                                "step": self.state["step"], "model": _to_cpu(self.network.state_dict())})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        raise NonFiniteLoss(f"step {self.state['step']}: the loss is not finite ({shown}) on pictures "
-                            f"{', '.join(info['image_id'] for info in infos)}; the batch and the weights before it are in {file}")
+        raise ValueError(f"step {self.state['step']}: the loss is not finite ({shown}) on pictures "
+                         f"{', '.join(info['image_id'] for info in infos)}; the batch and the weights before it are in {file}")
 
 
 def check_steps(last: dict, loader) -> None:

@@ -3,35 +3,11 @@
 import csv
 import os
 import shutil
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
-
-from util.command_line import escape_unprintable
 
 FIRST_FILE = "network.yaml"         # of a run, before any other
 OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "train_batch.jpg", "training.png")
-
-
-@contextmanager
-def one_sentence_errors():
-    """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
-    and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
-    `python -X dev` shows every traceback.
-    """
-    escape_unprintable()
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
-    except (OSError, ValueError) as error:
-        if sys.flags.dev_mode:
-            raise
-        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
-        print(f"error: {told}", file=sys.stderr)
-        sys.exit(2)
 
 
 class RunLog:

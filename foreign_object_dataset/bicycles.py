@@ -1,7 +1,5 @@
 """Bicycles at the border of the picture. Sizes in millimetres."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gadgets import gadget, grating, grip, spring

@@ -1,7 +1,5 @@
 """Large things at the border of the picture: people, bicycles, racks, kerbs, machines. Sizes in millimetres."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from bicycles import bicycle

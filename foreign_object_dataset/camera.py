@@ -1,7 +1,5 @@
 """A pinhole camera above the road and the light on it. World in millimetres, z up, north is up in the picture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Small things on the road that are none of the classes, each able to confuse one. Sizes in millimetres."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -7,9 +7,6 @@ kept: 1-based inclusive pixels go in and come out (--zero-based adds 1 to every 
 suffix or without. DIR receives Annotations/IMAGE.xml and, for the splits named in the table, ImageSets/Main/SPLIT.txt.
 """
 
-from __future__ import annotations
-
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -18,6 +15,7 @@ from render import annotation, picture_size
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from dataset.pictures import is_picture  # noqa: E402
+from util.command_line import Parser  # noqa: E402
 
 COLUMNS = ("image", "split", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -69,12 +67,10 @@ def read_table(path, width, height, zero_based=False):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("table", type=Path, metavar="BOXES.csv")
-    parser.add_argument(
-        "--size", type=picture_size, default="2560x1440", help="WIDTHxHEIGHT of the pictures (default 2560x1440)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder that receives Annotations/ and ImageSets/")
+    parser.add_argument("--size", type=picture_size, default="2560x1440", metavar="WIDTHxHEIGHT", help="of the pictures in px")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that receives Annotations/ and ImageSets/")
     parser.add_argument("--zero-based", action="store_true", help="the table counts pixels from 0")
     flags = parser.parse_args(arguments)
     try:
@@ -94,4 +90,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

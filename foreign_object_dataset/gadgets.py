@@ -3,8 +3,6 @@
 Whatever has steel, black plastic or yellow in it and is none of the classes; nobody can render all that lies and stands on a road.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from shapes import Material, blob, box, join, rgb, smooth, tube, turn

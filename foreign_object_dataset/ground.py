@@ -1,7 +1,5 @@
 """The road: asphalt and what is on it flat, painted on a map of the ground and then seen through the camera."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

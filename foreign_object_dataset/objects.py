@@ -1,7 +1,5 @@
 """The four classes as 3-D shapes, resting on the ground around the origin. Sizes in millimetres."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

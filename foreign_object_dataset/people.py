@@ -1,7 +1,5 @@
 """People at the border of the picture: standing or squatting, with shoes, and hands that reach in. Sizes in millimetres."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from shapes import Material, blob, box, join, mesh, rgb, slab, smooth, tube, turn

@@ -1,7 +1,5 @@
 """What is printed, woven or punched into the surfaces of large things: letters, knit, stripes, holes. In pixels of the picture."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

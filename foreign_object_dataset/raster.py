@@ -1,7 +1,5 @@
 """Draws meshes into a linear RGB picture: painter's algorithm on supersampled patches; shadows by projection."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

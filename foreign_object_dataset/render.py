@@ -8,8 +8,6 @@ but for a few grey levels that change with the version of OpenCV and with the pr
 set begins with the smaller one's pictures; its lists are drawn anew, and an empty list is not written.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
@@ -26,6 +24,9 @@ from tqdm import tqdm
 from scene import render
 from styles import STYLES
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+from util.command_line import Parser, number, one_sentence_errors  # noqa: E402
+
 SPLIT = {"train": 375, "val": 97, "test": 150}  # the photographs' proportions
 
 
@@ -36,26 +37,10 @@ def picture_size(text):
     return int(found[1]), int(found[2])
 
 
-def at_least(lowest):
-    def number(text):
-        if not re.fullmatch(r"\d+", text) or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {lowest}")
-        return int(text)
-
-    return number
-
-
 def jpeg_file(text):
     if not re.search(r"\.jpe?g$", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text}' is no .jpg")
     return Path(text)
-
-
-def magnification(text):
-    value = float(text)
-    if not 0.2 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0.2..10")
-    return value
 
 
 def annotation(filename, width, height, objects):
@@ -133,40 +118,25 @@ def contact_sheet(folder, file, columns=6, rows=4, width=320):
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--images", type=at_least(1), default=622, help="how many pictures")
-    parser.add_argument("--size", type=picture_size, default="2560x1440", help="WIDTHxHEIGHT in pixels")
-    parser.add_argument("--output", type=Path, required=True, help="folder that receives the VOC layout")
-    parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument(
-        "--style", choices=sorted(STYLES), default="default", help="which world; other is for testing only"
-    )
-    parser.add_argument(
-        "--magnification", type=magnification, default=1.0, help="how many times larger things are than in the photographs"
-    )
-    parser.add_argument("--workers", type=at_least(1), default=os.cpu_count(), help="processes")
-    parser.add_argument(
-        "--quality", type=int, choices=range(1, 101), metavar="1..100", default=90, help="of the JPEG files"
-    )
-    parser.add_argument(
-        "--margin", type=at_least(0), default=0, help="px that boxes are wider on each side than what shows of a thing, as people draw them"
-    )
-    parser.add_argument(
-        "--contact-sheet", type=jpeg_file, help="also writes an overview of the first 24 pictures, with boxes, to this .jpg"
-    )
+    parser = Parser(__doc__)
+    parser.add_argument("--images", type=number(int, 1), default=622, metavar="N", help="how many pictures")
+    parser.add_argument("--size", type=picture_size, default="2560x1440", metavar="WIDTHxHEIGHT", help="of the pictures in px")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that receives the VOC layout")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of all that is drawn by chance")
+    parser.add_argument("--style", choices=sorted(STYLES), default="default", help="which world; other is for testing only")
+    parser.add_argument("--magnification", type=number(float, 0.2, 10), default=1.0, metavar="TIMES", help="how much larger things are than in the photographs")
+    parser.add_argument("--workers", type=number(int, 1), default=os.cpu_count(), metavar="N", help="processes")
+    parser.add_argument("--quality", type=number(int, 1, 100), default=90, metavar="1..100", help="of the JPEG files")
+    parser.add_argument("--margin", type=number(int, 0), default=0, metavar="PX", help="that boxes are wider on each side than what shows of a thing, "
+                        "as people draw them")
+    parser.add_argument("--contact-sheet", type=jpeg_file, metavar="FILE", help="also writes an overview of the first 24 pictures, with boxes, to this .jpg")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     flags = parse_arguments(arguments)
-    try:
+    with one_sentence_errors():
         write_set(flags)
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"render.py: error: --output {flags.output}: {told}", file=sys.stderr)
-        return 2
 
 
 def write_set(flags):
@@ -206,4 +176,4 @@ def write_set(flags):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,5 @@
 """What lies flat on the road: patches, stains, oil, manhole covers, lane paint, cracks; how many and where."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ground import Ground, borders, cells, step

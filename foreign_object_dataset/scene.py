@@ -1,7 +1,5 @@
 """Puts one picture together: what lies where, who owns which pixel, and the boxes that follow."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2
@@ -60,10 +58,6 @@ class Picture:
     image: np.ndarray
     owner: np.ndarray
     objects: list
-
-
-def picture_rng(seed, index):
-    return np.random.default_rng([seed, index])
 
 
 def mask_box(mask):
@@ -140,11 +134,6 @@ def _layer(rng, mesh, camera, light, road, sunlit):
     return (x1, y1, x2, y2), cover, canvas[y1:y2, x1:x2].copy()
 
 
-def _blend(image, layer):
-    (x1, y1, x2, y2), cover, colour = layer
-    image[y1:y2, x1:x2] = image[y1:y2, x1:x2] * (1 - cover[..., None]) + colour
-
-
 def _edge_wish(rng, camera, hidden):
     """Where something standing ends, such as a hand or a shoe: beside it or partly under it."""
     edge = np.argwhere(cv2.morphologyEx(hidden[::8, ::8], cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0.5)
@@ -203,7 +192,7 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     magnification   how many times larger things are than in a photograph of this width: 2 at 1280x720 shows a quarter
                     of a 2560x1440 frame
     """
-    rng, style = picture_rng(seed, index), STYLES[style]
+    rng, style = np.random.default_rng([seed, index]), STYLES[style]
     camera, light = make_camera(rng, width, height, style, magnification), make_light(rng, style)
     span = width / camera.scale
     ground = make_road(rng, camera, style, span)
@@ -252,9 +241,8 @@ def _draw_things(image, lying, standing, camera, light, road, sunlit):
         if name:
             named.append((name, mesh, int(drawn.sum())))
         owner[y1:y2, x1:x2][drawn] = len(named) if name else 0
-    for layer in standing:
-        (x1, y1, x2, y2), cover, _ = layer
-        _blend(image, layer)
+    for (x1, y1, x2, y2), cover, colour in standing:
+        image[y1:y2, x1:x2] = image[y1:y2, x1:x2] * (1 - cover[..., None]) + colour
         owner[y1:y2, x1:x2][cover > 0.5] = 0
     return owner, named
 

@@ -1,7 +1,5 @@
 """From linear light to the JPEG of a surveillance camera: exposure, lens, noise, sharpening, codec, burnt-in text."""
 
-from __future__ import annotations
-
 import io
 
 import cv2

@@ -3,8 +3,6 @@
 A Mesh is a soup of quads (a triangle repeats its last corner), each face with its own material.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 

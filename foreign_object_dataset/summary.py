@@ -3,9 +3,6 @@
 python foreign_object_dataset/summary.py foreign_object_dataset
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +15,7 @@ from objects import CLASSES
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 from dataset.voc import read_split  # noqa: E402
+from util.command_line import Parser  # noqa: E402
 
 EDGES = (0, 25, 50, 75, 100, 125, 150, 200, np.inf)  # of the longer side, pixels in a picture 2560 wide
 
@@ -73,8 +71,8 @@ def sizes_table(folder):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="a set in VOC layout")
+    parser = Parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a set in VOC layout")
     folder = parser.parse_args(arguments).folder
     try:
         print(f"{counts_table(folder)}\n\n{sizes_table(folder)}")
@@ -83,4 +81,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

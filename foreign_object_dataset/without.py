@@ -6,8 +6,6 @@ After the ingredient come the flags of render.py. The random numbers of what is 
 changes in a picture: without `camera` and `shadows` nothing does; without `bystanders` the rest lies elsewhere, since it lies around them.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 
@@ -70,7 +68,7 @@ def main(arguments=None):
     else:
         flags += ["--workers", "1"]
     leave_out(ingredient)
-    return render.main(flags)
+    render.main(flags)
 
 
 if __name__ == "__main__":

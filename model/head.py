@@ -66,12 +66,10 @@ class Tower(nn.ModuleList):
         for _ in range(convs):
             self.append(nn.Conv2d(channels, channels, 3, padding=1, bias=config.tower_bias or config.head_norm == "none"))
             self.extend([*norms[config.head_norm](), nn.ReLU()])
-        self.paths = [[f"{i}.{level}" if isinstance(layer, nn.ModuleList) else f"{i}" for i, layer in enumerate(self)]
-                      for level in range(config.levels)]
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        for path in self.paths[level]:
-            x = self.get_submodule(path)(x)
+        for layer in self:
+            x = (layer[level] if isinstance(layer, nn.ModuleList) else layer)(x)
         return x
 
 

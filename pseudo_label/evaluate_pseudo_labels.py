@@ -17,9 +17,8 @@ doubles     positives that overlap a kept box of their class with an IoU above 0
 
 This is the one stage that looks at dropped labels; nothing it finds may be used to choose what is trained.
 """
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, human, is_crowd, is_neutral, missing_labels, read_labels, write_json
-from util.command_line import Parser
+from util.command_line import Parser, one_sentence_errors
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, float("inf")))
 IOU_THRESHOLDS = (0.5, 0.75)

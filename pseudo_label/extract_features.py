@@ -21,9 +21,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels, write_json
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 CELLS = 16          # longest side of a box, in cells of the level that its feature comes from
 POOLED = 7          # samples along each side of a box

@@ -19,9 +19,8 @@ pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with
 """
 import json
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, human, read_labels, refuse_existing, trouble_with, write_labels
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 POLICIES = ("seed", "fixed", "count", "precision")      # of pseudo_label/policies.py, which imports torch
 

@@ -10,10 +10,9 @@ A teacher learnt that what is missing in its own pictures is background, so ther
 """
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, read_labels, write_json
 from pseudo_label.make_partial import draw
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 
 def make_folds(contents: dict, count: int, seed: int = 0) -> list:

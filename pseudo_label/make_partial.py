@@ -23,9 +23,8 @@ import hashlib
 import math
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, is_neutral, read_labels, refuse_existing, write_json, write_labels
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 
 def share(n: int, keep: float) -> int:

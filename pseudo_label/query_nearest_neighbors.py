@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 from zipfile import BadZipFile
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import write_json
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 
 ARRAYS = ("detections", "detection_teachers", "kept", "kept_teachers", "kept_ids", "kept_category_ids")     # of features.npz

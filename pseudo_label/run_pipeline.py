@@ -31,11 +31,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 STRONG = ["--strong-view", "on"]
 OWN_FLAGS = ("data", "train_json", "train_images", "val_json", "val_images", "output", "resume", "seed", "strong_view", "teacher",

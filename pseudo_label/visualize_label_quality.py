@@ -9,9 +9,8 @@ rank correlation stands in the title.
 """
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, read_labels
-from util.command_line import Parser
+from util.command_line import Parser, one_sentence_errors
 
 
 def overlap_and_distance(found: list, full: dict):

@@ -7,8 +7,7 @@ Each run is a run folder, or its metrics.csv. Every column of a loss has a panel
 import csv
 from pathlib import Path
 
-from engine.log import one_sentence_errors
-from util.command_line import Parser
+from util.command_line import Parser, one_sentence_errors
 
 NO_LOSS = ("epoch", "step", "seconds", "lr", "images_per_s", "waiting", "pseudo", "zones")
 

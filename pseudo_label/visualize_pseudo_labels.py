@@ -9,9 +9,8 @@ The pictures are spread evenly over those with a pseudo label, an ignored box or
 """
 from pathlib import Path
 
-from engine.log import one_sentence_errors
 from pseudo_label.labels import add_place, by_image, is_neutral, missing_labels, read_labels, with_ids
-from util.command_line import Parser, number
+from util.command_line import Parser, number, one_sentence_errors
 
 COLOURS = {"kept": (70, 220, 90), "pseudo": (255, 190, 20), "ignored": (60, 170, 255), "missing": (255, 70, 200)}
 DASHED = ("missing",)               # what lies below shows through

@@ -144,11 +144,11 @@ def test_one_list_may_be_looked_at_alone(faulty):
 
 
 def test_a_mistake_in_the_command_is_one_sentence_and_exit_code_two(tmp_path, capsys):
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.strip() == f"{tmp_path / 'nowhere'}: no such folder"
-    with pytest.raises(SystemExit) as raised:
-        main(["--no-such-flag"])
-    assert raised.value.code == 2
+    for words, told in [([str(tmp_path / "nowhere")], f"{tmp_path / 'nowhere'}: no such folder"), (["--no-such-flag"], "the following arguments are required: DIR")]:
+        with pytest.raises(SystemExit) as raised:
+            main(words)
+        assert raised.value.code == 2
+        assert capsys.readouterr().err.strip() == f"error: {told}"
 
 
 @pytest.mark.parametrize("error, code", [(PermissionError(13, "Permission denied", "secret"), 2), (KeyboardInterrupt(), 130)])
@@ -156,7 +156,9 @@ def test_what_stops_the_doctor_is_no_traceback(error, code, monkeypatch, capsys)
     def stopped(*_):
         raise error
     monkeypatch.setattr("dataset.check.check", stopped)
-    assert main(["data"]) == code
+    with pytest.raises(SystemExit) as raised:
+        main(["data"])
+    assert raised.value.code == code
     assert ("secret" if code == 2 else "interrupted") in capsys.readouterr().err
 
 

@@ -216,16 +216,16 @@ def test_pictures_are_found_in_files_folders_and_globs_each_once(tmp_path):
         find_pictures([tmp_path / "nothing"])
 
 
-def test_pictures_without_annotations_leave_out_what_is_bad_only_if_asked(tmp_path):
+def test_pictures_without_annotations(tmp_path):
     quadrants().save(tmp_path / "good.png")
+    pictures = Pictures([tmp_path])
+    image, info = pictures[0]
+    assert len(pictures) == 1
+    assert info == {"image_id": (tmp_path / "good.png").as_posix(), "orig_size": (20, 40)}
+    assert pictures.size(0) == (20, 40) and tuple(image.shape) == (3, 20, 40)
     (tmp_path / "bad.jpg").write_text("hello")
     with pytest.raises(ValueError, match="bad.jpg"):
         Pictures([tmp_path])
-    pictures = Pictures([tmp_path], skip_bad=True)
-    image, info = pictures[0]
-    assert len(pictures) == 1 and "bad.jpg" in pictures.skipped[0]
-    assert info == {"image_id": (tmp_path / "good.png").as_posix(), "orig_size": (20, 40)}
-    assert pictures.size(0) == (20, 40) and tuple(image.shape) == (3, 20, 40)
 
 
 def test_an_id_is_one_file_name_on_every_system():

@@ -184,15 +184,18 @@ def test_a_bad_flag_ends_in_one_sentence_and_code_2(flags, capsys, tmp_path):
 
 def test_an_output_that_is_a_file_is_refused(capsys, tmp_path):
     (tmp_path / "taken").write_text("")
-    assert render.main(["--output", str(tmp_path / "taken"), "--images", "1"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        render.main(["--output", str(tmp_path / "taken"), "--images", "1"])
     assert "taken" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_a_set_is_refused_and_stays_as_it_is(capsys, tmp_path):
     flags = ["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)]
-    assert not render.main(flags)
+    render.main(flags)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert render.main([*flags, "--seed", "1"]) == 2 and "is there already" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        render.main([*flags, "--seed", "1"])
+    assert "is there already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -200,14 +203,17 @@ def test_a_picture_that_cannot_be_written_ends_it(capsys, tmp_path, monkeypatch)
     def write(file, content):
         raise OSError(28, "No space left on device")               # as a full disk says it, without the file
     monkeypatch.setattr(Path, "write_bytes", write)
-    assert render.main(["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        render.main(["--images", "1", "--size", "64x48", "--workers", "1", "--output", str(tmp_path)])
     assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.rglob("*.txt"))
 
 
 def test_boxes_that_training_would_refuse_are_told_of(capsys, tmp_path):
     flags = ["--images", "2", "--size", "64x48", "--workers", "1", "--output"]
-    assert not render.main([*flags, str(tmp_path / "thin")]) and "boxes of one pixel's width or height" in capsys.readouterr().out
-    assert not render.main([*flags, str(tmp_path / "wider"), "--margin", "1"]) and "one pixel" not in capsys.readouterr().out
+    render.main([*flags, str(tmp_path / "thin")])
+    assert "boxes of one pixel's width or height" in capsys.readouterr().out
+    render.main([*flags, str(tmp_path / "wider"), "--margin", "1"])
+    assert "one pixel" not in capsys.readouterr().out
     for folder, bad in (("thin", True), ("wider", False)):
         boxes = [box for file in (tmp_path / folder / "Annotations").iterdir() for _, box in read_boxes(file)[0]]
         assert any(min(x2 - x1, y2 - y1) < 2 for x1, y1, x2, y2 in boxes) == bad

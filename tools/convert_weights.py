@@ -27,8 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.log import one_sentence_errors  # noqa: E402
-from util.command_line import Parser  # noqa: E402
+from util.command_line import Parser, one_sentence_errors  # noqa: E402
 
 INPUT = {"min_size": 800, "max_size": 1333, "tile": None}       # what all of them were trained and measured at
 

@@ -23,8 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.log import one_sentence_errors  # noqa: E402
-from util.command_line import Parser, from_here, number  # noqa: E402
+from util.command_line import Parser, from_here, number, one_sentence_errors  # noqa: E402
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TEST_IMAGES = Path(__file__).resolve().parent.parent / "test_images"

@@ -14,8 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.log import one_sentence_errors  # noqa: E402
-from util.command_line import Parser, number  # noqa: E402
+from util.command_line import Parser, number, one_sentence_errors  # noqa: E402
 
 
 def divide(groups: list, shares: dict, seed: int) -> dict:

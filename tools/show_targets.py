@@ -24,10 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from engine.log import next_run_folder, one_sentence_errors  # noqa: E402
+from engine.log import next_run_folder  # noqa: E402
 from flags import MODEL_FLAGS, OF_THIS_CALL, add_training_flags, every_size, read_training_flags, trained_detector  # noqa: E402
 from model.config import MODELS, PRESETS  # noqa: E402
-from util.command_line import Parser, file_words, from_here, number  # noqa: E402
+from util.command_line import Parser, file_words, from_here, number, one_sentence_errors  # noqa: E402
 
 PANEL = 640                     # px, longer side of each picture on the sheet
 GREY, WHITE = (110, 110, 110), (255, 255, 255)

@@ -22,8 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.log import one_sentence_errors  # noqa: E402
-from util.command_line import Parser  # noqa: E402
+from util.command_line import Parser, one_sentence_errors  # noqa: E402
 
 
 def to_coco(dataset, images: Path) -> dict:

@@ -1,13 +1,29 @@
-"""What a command line is made of here: a parser whose errors are one sentence, and types of flags that name their rule."""
+"""What a command line is made of here: errors of one sentence, a parser that makes them too, and types of flags that name their rule."""
 import argparse
 import os
 import sys
+from contextlib import contextmanager
 
 
-def escape_unprintable() -> None:
-    """From now on stdout writes what it cannot say, as a file name of another encoding, in escapes."""
-    if hasattr(sys.stdout, "reconfigure"):
+@contextmanager
+def one_sentence_errors():
+    """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
+    and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
+    `python -X dev` shows every traceback.
+    """
+    if hasattr(sys.stdout, "reconfigure"):          # what stdout cannot say, as a file name of another encoding, goes there in escapes
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except (OSError, ValueError) as error:
+        if sys.flags.dev_mode:
+            raise
+        told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(2)
 
 
 def from_here(path) -> str:
