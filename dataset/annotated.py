@@ -14,7 +14,8 @@ def unknown_class(name, classes):
     """What is wrong with a name that is none of the classes, and what was probably meant."""
     known = {each.casefold(): each for each in classes}
     close = difflib.get_close_matches(name.casefold(), known, n=1)
-    return f"is '{name}', not one of {', '.join(classes)}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
+    shown = ", ".join(classes) if len(classes) <= 20 else f"the {len(classes)} classes {classes[0]}, {classes[1]}, ..., {classes[-1]}"
+    return f"is '{name}', not one of {shown}" + (f"; did you mean '{known[close[0]]}'?" if close else "")
 
 
 def same_but_for_case(counts):
@@ -26,6 +27,7 @@ def same_but_for_case(counts):
 
 
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+LARGEST = torch.finfo(torch.float32).max
 ORIGIN_KEYS = ("ispseudo", "score", "p_real", "weight", "zone")
 
 
@@ -57,7 +59,7 @@ def read_origin(written):
             found = 1.0 if value is None else float(str(value))         # str: true is no number
         except ValueError:
             found = math.nan
-        if not 0 <= found <= high or math.isinf(found):
+        if not 0 <= found <= min(high, LARGEST):
             raise ValueError(f"{name} is {value!r}, must be a number {'of 0 or more' if math.isinf(high) else f'in 0..{high}'}")
         return found
 
@@ -80,6 +82,7 @@ class AnnotatedPictures:
     def __init__(self):
         self.ids, self.pictures, self.skipped, self.notes = [], [], [], []
         self._sizes, self._counts, self._objects = [], [], []
+        self.objects_cut = self.turned = 0
 
     def _add(self, id, picture, size, objects):
         """A picture of `size` (h, w) with its good objects [(class name, edges x1 y1 x2 y2, difficult, ignore, Origin)]."""
@@ -119,6 +122,11 @@ class AnnotatedPictures:
                               f"{sum(zone_ignore)} are zones to ignore")
         self.notes += [f"{where}: {group} differ only in upper and lower case, and are classes of their own"
                        for group in same_but_for_case(self.class_counts())]
+        if self.turned:
+            self.notes.append(f"{where}: EXIF turns or mirrors {self.turned} pictures, and their sizes do not tell whether the boxes go with it; they are taken to be "
+                              "in upright pixels")
+        if self.objects_cut:
+            self.notes.append(f"{where}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         self._ends = torch.tensor(self._counts).cumsum(0).tolist()
         del self._objects, self._counts
 

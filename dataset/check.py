@@ -21,6 +21,7 @@ from util.command_line import Parser, one_sentence_errors
 TINY = 3  # px of a side
 RARE = 0.01  # of the objects of the most frequent class
 EXAMPLES = 5
+FOLDER_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 KINDS = {
     "unreadable-picture": ("error", "pictures that cannot be read: truncated, of an unknown kind, or too large"),
@@ -74,7 +75,7 @@ def examine(member, one_based) -> Examined:
         faults.append(("bad-xml", str(error)))
     if annotation and digest:
         try:
-            size = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
+            size, _ = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
         except ValueError as error:
             faults.append(("size-mismatch", str(error)))
         with Image.open(member.picture) as opened:
@@ -119,8 +120,9 @@ def check(folders, split=None, one_based=True):
     split: look at the pictures of this list only. one_based: judge the boxes as VOCDataset reads them so.
     Raises ValueError for a folder that is no VOC folder.
     """
-    from dataset.voc import list_members
+    from dataset.voc import find_splits, list_members
     faults, examined, lists = defaultdict(list), {}, defaultdict(set)
+    split = None if split == "all" else split
     for folder in dict.fromkeys(map(Path, folders)):
         _check_files(folder, split, faults, lists)
         members, problems, _ = list_members(folder, split)
@@ -130,6 +132,9 @@ def check(folders, split=None, one_based=True):
     for each in examined.values():
         for kind, sentence in each.faults:
             faults[kind].append(sentence)
+    for folder, id in examined:                 # train beside valid, as Roboflow exports them: folders in place of lists
+        if folder.name in FOLDER_SPLITS and not find_splits(folder):
+            lists[FOLDER_SPLITS[folder.name]].add((folder, id))
     splits = {name: [examined[key] for key in sorted(keys & examined.keys())] for name, keys in lists.items()}
     splits = splits or {"all": list(examined.values())}
     counts = {name: _count(members) for name, members in splits.items()}
@@ -138,7 +143,7 @@ def check(folders, split=None, one_based=True):
     return {
         "folders": [str(folder) for folder in folders],
         "splits": counts,
-        "one_based": _one_based(examined.values(), faults),
+        "one_based": _one_based(examined.values()),
         "findings": [{"id": kind, "severity": severity, "message": message, "count": len(faults[kind]),
                       "examples": [str(example) for example in faults[kind][:EXAMPLES]]}
                      for kind, (severity, message) in KINDS.items() if faults[kind] and (one_based or kind != "zero-based")],
@@ -199,13 +204,13 @@ def _check_overlap(lists, examined, faults):
             faults["picture-in-two-splits"] += [f"{group} in {', '.join(both)}"] if both else []
 
 
-def _one_based(members, faults):
-    """False where a box starts at 0; True where none does but one starts at 1 or ends at the picture's size."""
-    if faults["zero-based"]:
+def _one_based(members):
+    """False where more boxes start at 0 than at 1; True where more start at 1, and none has a fraction, as edges have; None: no sign."""
+    corners = [each.corners for member in members if member.size for each in member.annotation.objects]
+    at_zero, at_one = (sum(start in (x, y) for x, y, *_ in corners) for start in (0, 1))
+    if at_zero >= max(1, at_one):
         return False
-    sure = any(1 in each.corners[:2] or each.corners[2] == member.size[1] or each.corners[3] == member.size[0]
-               for member in members if member.size for each in member.annotation.objects)
-    return True if sure else None
+    return True if at_one and all(value == int(value) for box in corners for value in box) else None
 
 
 def format_report(report):

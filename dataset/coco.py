@@ -2,6 +2,7 @@
 import json
 import math
 import os
+from collections import Counter
 from itertools import compress
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import torch
 from dataset.annotated import AnnotatedPictures, read_origin, unknown_class
 from dataset.pictures import natural_order, undecodable, upright_size
 from dataset.sample import of_people
-from dataset.voc import box_edges
+from dataset.voc import box_edges, overhang
 from util.boxes import xywh_to_xyxy
 from util.masks import decode_rle, encode_rle
 
 
 def read_instances(path) -> dict:
-    """The contents of an instances json: lists of dicts under "images", "annotations" and "categories", ids and names unique.
+    """The contents of an instances json: lists of dicts under "images", "annotations" and "categories", the ids of pictures and categories
+    unique, names too, and without blanks at their ends, as VOC's.
 
     Raises ValueError where it is no JSON or no such file; single bad annotations are COCODataset's affair.
     """
@@ -24,7 +26,7 @@ def read_instances(path) -> dict:
         contents = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
     for part, needed in (("images", ("id", "file_name")), ("annotations", ("image_id", "category_id")), ("categories", ("id", "name"))):
         entries = contents.get(part) if isinstance(contents, dict) else None
@@ -34,8 +36,11 @@ def read_instances(path) -> dict:
             missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise ValueError(f"{path}: entry {place} of '{part}' must have {', '.join(needed)}, but has no {missing[0]}")
-        for key in ("id", *needed[1:] * (part == "categories")):
-            _refuse_repeats(path, part, key, [entry[key] for entry in entries if key in entry])
+    for category in contents["categories"]:
+        if isinstance(category["name"], str):
+            category["name"] = " ".join(category["name"].split())
+    for part, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
+        _refuse_repeats(path, part, key, [entry[key] for entry in contents[part]])
     return contents
 
 
@@ -67,11 +72,12 @@ def _picture_folders(folder, name):
 
 
 def choose_pair(folder, part):
-    """The (json, folder of pictures) of `find_pairs` whose name begins with `part`; None where there is none.
+    """The (json, folder of pictures) of `find_pairs` whose name is `part`, or begins with it; None where there is none.
 
     Raises ValueError where there are several, as train2014 and train2017, and where its pictures are not there.
     """
-    chosen = {name: pair for name, pair in find_pairs(folder).items() if name.startswith(part)}
+    pairs = find_pairs(folder)
+    chosen = {part: pairs[part]} if part in pairs else {name: pair for name, pair in pairs.items() if name.startswith(part)}
     if len(chosen) > 1:
         raise ValueError(f"{folder}: holds several sets for {part} ({', '.join(chosen)}); name the json and its pictures instead of the folder")
     for name, (path, images) in chosen.items():
@@ -90,10 +96,11 @@ def picture_file(images, file_name, where: str) -> Path:
 
 
 def good_pictures(path, images, entries, decode):
-    """([(entry, its file, (h, w) upright)], [a sentence for each bad one]) of the "images" of the json `path`, whose files must lie
+    """([(entry, its file, (h, w) upright, whether EXIF turns it unseen)], [a sentence for each bad one]) of the "images" of the json `path`, whose files must lie
     below the folder `images`. What only decoding shows is bad too with `decode`.
     """
     good, bad = [], []
+    times = Counter(os.path.normpath(str(entry["file_name"])) for entry in entries)
     for entry in entries:
         where = f"{path}: image {entry['id']}"
         try:
@@ -101,10 +108,12 @@ def good_pictures(path, images, entries, decode):
             if not all(isinstance(side, (int, float)) for side in said or ()):
                 raise ValueError(f"{where}: height and width are {said[0]!r} and {said[1]!r}, must be numbers")
             picture = picture_file(images, entry["file_name"], where)
-            good.append((entry, picture, upright_size(picture, said, f"{where}: its size")))
+            if times[os.path.normpath(str(entry["file_name"]))] > 1:
+                raise ValueError(f"{where}: file_name is '{entry['file_name']}', as that of another image; all objects of a picture must have one image_id")
+            good.append((entry, picture, *upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:
             bad.append(str(error))
-    undecoded = undecodable(picture for _, picture, _ in good) if decode else {}
+    undecoded = undecodable(picture for _, picture, *_ in good) if decode else {}
     return [each for each in good if each[1] not in undecoded], bad + [*undecoded.values()]
 
 
@@ -130,7 +139,7 @@ class COCODataset(AnnotatedPictures):
         contents = read_instances(path)
         names = {str(category["id"]): str(category["name"]) for category in contents["categories"]}
         objects_of, self._written = {str(image["id"]): [] for image in contents["images"]}, []
-        self.objects_cut = self.without_mask = 0
+        self.without_mask = 0
         for place, annotation in enumerate(contents["annotations"], start=1):
             where = f"{path}: annotation {annotation.get('id', f'number {place}')}"
             image_id, name = str(annotation["image_id"]), names.get(str(annotation["category_id"]))
@@ -144,11 +153,13 @@ class COCODataset(AnnotatedPictures):
                 objects_of[image_id].append((where, name, annotation))
         pictures, bad = good_pictures(path, images, contents["images"], decode=skip_bad)
         self.skipped += bad
-        for image, picture, size in pictures:
+        for image, picture, size, turned in pictures:
+            self.turned += turned
             self._read(str(image["id"]), picture, size, objects_of[str(image["id"])])
         self._finish(path, [names[id] for id in sorted(names, key=natural_order)] if classes is None else classes, skip_bad, pseudo_weight)
-        if self.objects_cut:
-            self.notes.append(f"{path}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
+        ids = [str(annotation["id"]) for annotation in contents["annotations"] if annotation.get("id") is not None]
+        if repeated := len(ids) - len({*ids}):
+            self.notes.append(f"{path}: {repeated} annotations have the id of another one; each counts as an object")
         if self.without_mask:
             self.notes.append(f"{path}: {self.without_mask} of {len(self._written)} objects have no segmentation; no mask is learnt from them")
         self._written = torch.tensor(self._written, dtype=torch.float64).reshape(-1, 5)
@@ -163,8 +174,8 @@ class COCODataset(AnnotatedPictures):
                 bbox = annotation.get("bbox")
                 edges, (x, y, w, h) = xywh_edges(bbox, size), bbox
                 area, origin = annotation.get("area"), read_origin(annotation)
-                if area is not None and not (isinstance(area, (int, float)) and math.isfinite(area)):
-                    raise ValueError(f"area is {area!r}, must be a number")
+                if area is not None and not (isinstance(area, (int, float)) and 0 <= float(area) < math.inf):
+                    raise ValueError(f"area is {area!r}, must be a number of 0 or more")
                 region = is_set(annotation, "iscrowd") or is_set(annotation, "ignore")
                 difficult = region or is_set(annotation, "difficult")
                 if self._rle_counts is not None:
@@ -173,7 +184,7 @@ class COCODataset(AnnotatedPictures):
             except (TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue
-            self.objects_cut += max(-x, -y, x + w - size[1], y + h - size[0]) > 1
+            self.objects_cut += overhang((x, y, x + w, y + h), size) > 1
             objects.append((name, edges, difficult, region, origin))
             self._written.append((x, y, w, h, w * h if area is None else area))
         self._add(id, picture, size, objects)

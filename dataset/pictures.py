@@ -21,7 +21,8 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB\x60\x82"}
+END_OF_JPEG, START_OF_SCAN = b"\xff\xd9", 0xDA
+END_MARKS = {"JPEG": END_OF_JPEG, "MPO": END_OF_JPEG, "PNG": b"IEND\xaeB\x60\x82"}
 
 
 def read_picture(path):
@@ -47,6 +48,8 @@ def picture_size(path):
     with _opened(path) as image:
         mark = END_MARKS.get(image.format)
         if mark and not _ends_with(path, mark):
+            if mark == END_OF_JPEG and not _scan_ends(Path(path).read_bytes()):
+                raise ValueError("it is truncated, nothing ends its pixels")
             image.load()
         width, height = image.size
         return (width, height) if exif_orientation(image) >= 5 else (height, width)
@@ -67,18 +70,20 @@ def undecodable(paths):
 
 
 def upright_size(path, said, where):
-    """(h, w) of the upright picture, which must be the size (h, w) that its annotation gives; None where it gives none.
+    """((h, w) of the upright picture, whether EXIF turns or mirrors it in a way that this size does not show). The size must be that
+    which its annotation gives, `said`, (h, w) or None where it gives none.
 
     Raises ValueError as `picture_size` does, and, beginning with `where`, if they differ.
     """
     height, width = picture_size(path)
+    with _opened(path) as image:
+        orientation = exif_orientation(image)
     if said not in (None, (height, width)):
-        with _opened(path) as image:
-            why = "its size before the EXIF rotation" if exif_orientation(image) >= 5 else "width and height exchanged"
+        why = "its size before the EXIF rotation" if orientation >= 5 else "width and height exchanged"
         turned = f", {why}," if said == (width, height) else ""
         raise ValueError(f"{where} is {said[1]}x{said[0]}{turned} but {path} is {width}x{height} upright; "
                          "the boxes must be in upright pixels")
-    return height, width
+    return (height, width), orientation > 1 and (orientation < 5 or height == width or said is None)
 
 
 def exif_orientation(image):
@@ -114,8 +119,9 @@ def _opened(path):
     """Whatever Pillow raises while the picture is in use becomes a ValueError that names the file."""
     try:
         with Image.open(path) as image:
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers (mode F), which have no agreed range")
+            if image.mode == "F" or image.format == "TIFF" and image.mode == "I":
+                kind = "floating-point numbers" if image.mode == "F" else "signed or 32-bit numbers"
+                raise ValueError(f"its pixels are {kind} (mode {image.mode}), which have no agreed range")
             yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: no such picture") from None
@@ -130,6 +136,15 @@ def _ends_with(path, mark):
         file.seek(0, 2)
         file.seek(max(0, file.tell() - len(mark)))
         return file.read() == mark
+
+
+def _scan_ends(jpeg):
+    """Whether the pixels of a JPEG end: its decoder takes zeros for the rest of a lost tail, and makes it grey. A thumbnail, in a segment
+    of its own before the pixels, does not count, nor what a telephone writes behind them."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != START_OF_SCAN:
+        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg.find(END_OF_JPEG, at) >= 0
 
 
 def _to_rgb(image):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin, unknown_class
-from dataset.pictures import is_picture, natural_order, undecodable, upright_size
+from dataset.pictures import SUFFIXES, is_picture, natural_order, undecodable, upright_size
 
 try:
     from defusedxml.ElementTree import fromstring
@@ -66,10 +66,13 @@ def read_annotation(path) -> Annotation:
         name = " ".join((element.findtext("name") or "").split())
         texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         corners = tuple(map(_number, texts))
+        boxes = len(element.findall("bndbox"))
         if not name:
             problems.append(f"{path}: object {number} has no name")
         elif any(map(math.isnan, corners)):
             problems.append(f"{path}: object {number} ({name}) must have four numbers in bndbox, not {texts}")
+        elif boxes > 1:
+            problems.append(f"{path}: object {number} ({name}) has {boxes} bndbox, must have one; another object is one more <object>")
         else:
             try:
                 difficult, crowd = (read_choice(tag, (element.findtext(tag) or "").strip() or None, VOC_BOOLEANS) for tag in ("difficult", "iscrowd"))
@@ -152,13 +155,21 @@ def read_split(path, known=()):
         kind = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise ValueError(f"{path}: is not {kind}, byte {error.start + 1} is 0x{data[error.start]:02x}; save it as UTF-8") from None
     for line in lines:
-        line = line.strip()
+        line = line if line in known else line.strip()
         if line and line not in known:
             line = re.sub(r"\s+[+-]?[01]$", "", line)
             line = line[: -len(Path(line).suffix)] if is_picture(Path(line)) else line
         if line:
             ids.append(line)
     return ids
+
+
+def list_text(ids):
+    """What a list file of these ids holds. Raises ValueError for an id that it cannot hold."""
+    for id in ids:
+        if len(id.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in id):
+            raise ValueError(f"the name {id!r} is not UTF-8 or has several lines, no list in ImageSets can hold it; give the files another name")
+    return "".join(f"{id}\n" for id in ids)
 
 
 def index_layout(folder):
@@ -209,7 +220,7 @@ def list_members(folder, split=None):
             problems.append(f"{where}: '{id}' must have one XML file in {annotations}, not {len(xmls.get(id, ()))}")
         elif len(pictures.get(id, ())) != 1:
             names = ", ".join(path.name for path in pictures.get(id, ())) or "none"
-            problems.append(f"{xmls[id][0]}: must have one picture {id}.* in {pictures_folder}, not {names}")
+            problems.append(f"{xmls[id][0]}: must have one picture {id}.* in {pictures_folder} ({' '.join(SUFFIXES)}), not {names}")
         else:
             members.append(Member(id, xmls[id][0], pictures[id][0]))
     return members, problems, notes
@@ -229,7 +240,7 @@ class VOCDataset(AnnotatedPictures):
     def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False, pseudo_weight=1.0):
         super().__init__()
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
-        self.objects_at_zero = self.objects_cut = 0
+        self.objects_at_zero = 0
         for folder in dict.fromkeys(folders):
             members, problems, notes = list_members(folder, split)
             self.skipped += problems
@@ -241,8 +252,6 @@ class VOCDataset(AnnotatedPictures):
                     self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
         where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
         self._finish(where, classes, skip_bad, pseudo_weight)
-        if self.objects_cut:
-            self.notes.append(f"{where}: {self.objects_cut} boxes stick out of their picture by over 1 px; they are cut")
         if self.objects_at_zero and one_based:
             self.notes.append(f"{where}: {self.objects_at_zero} boxes start at coordinate 0, which 1-based files never "
                               "have; --zero-based reads the numbers as 0-based")
@@ -250,11 +259,12 @@ class VOCDataset(AnnotatedPictures):
     def _read(self, member, id, classes, one_based):
         try:
             annotation = read_annotation(member.xml)
-            size = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
+            size, turned = upright_size(member.picture, annotation.size, f"{member.xml}: <size>")
         except ValueError as error:
             self.skipped.append(str(error))
             return
         self.skipped += annotation.problems
+        self.turned += turned
         objects = []
         for number, name, corners, difficult, crowd, origin in annotation.objects:
             self.objects_at_zero += 0 in corners[:2]

@@ -78,7 +78,8 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     """Writes matching.confusion_matrix at IoU 0.5: a row for what is there, a column for what it was found as.
 
     A cell has its count and its share of the row, which is also its colour. The last row, false alarms, has counts only
-    and is coloured by the share of the column: how much of what was called so is nothing.
+    and is coloured by the share of the column: how much of what was called so is nothing. Of over 100 classes, the 60 with the most
+    errors.
     score_threshold: detections below it do not exist; None keeps all, metrics["score_threshold"] is the sensible one.
     """
     from matplotlib.figure import Figure
@@ -87,6 +88,12 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     counts = confusion_matrix(detections, ground_truth, len(classes), score_threshold)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares[-1] = counts[-1] / np.maximum(counts.sum(axis=0), 1)
+    part = ""
+    if len(classes) > 100:
+        errors = (counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal())[:-1]
+        kept, part = np.sort(np.argsort(-errors, kind="stable")[:60]), f"the 60 of {len(classes)} classes with the most errors, "
+        classes, kept = [classes[label] for label in kept], np.append(kept, len(classes))
+        counts, shares = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)]
     size = len(classes) + 1
     cell = max(0.36, min(0.95, 14 / size))  # inches
     names_fit = cell > 0.8 and max(map(len, classes), default=0) < 10
@@ -114,7 +121,7 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     axes.set_ylabel("ground truth")
     meaning = "share of the row (count)" if cell >= 0.5 else "colour: share of the row, number: count"
     scores = "every score" if score_threshold is None else f"score ≥ {score_threshold:.2f}"
-    axes.set_title(f"Confusion matrix, {scores}, IoU ≥ 0.5\n{meaning}", loc="left", fontsize=11)
+    axes.set_title(f"Confusion matrix, {part}{scores}, IoU ≥ 0.5\n{meaning}", loc="left", fontsize=11)
     save(figure, path)
 
 

@@ -59,10 +59,10 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
             annotation[part] = as_written.get(str(annotation[part]), annotation[part])
     for place, annotation in enumerate(contents["annotations"], start=1):
         id, where = annotation.get("id"), f"{source}: annotation {annotation.get('id', f'number {place}')}"
-        if id is None or id in seen:
-            what = "another one has that" if id in seen else "it has none"
+        if id is None or str(id) in seen:
+            what = "another one has that" if str(id) in seen else "it has none"
             raise ValueError(f"{where} must have an id of its own, by which the stages know it; {what}")
-        seen.add(id)
+        seen.add(str(id))
         trouble = trouble_with(annotation, image_ids, category_ids)
         if trouble and not skip_bad:
             raise ValueError(f"{where}: {trouble}; --skip-bad leaves out what is bad and goes on")

@@ -118,6 +118,8 @@ def test_a_detour_that_stays_in_the_folder_is_a_picture_like_any_other(write, tm
     (lambda v: v["annotations"][1].update(iscrowd="0"), "annotation 5: (clip) iscrowd is '0', must be 0 or 1"),
     (lambda v: v["annotations"][0].update(difficult=2), "annotation 0: (nail) difficult is 2, must be 0 or 1"),
     (lambda v: v["annotations"][0].update(area="big"), "annotation 0: (nail) area is 'big', must be a number"),
+    (lambda v: v["annotations"][0].update(area=-1), "annotation 0: (nail) area is -1, must be a number of 0 or more"),
+    (lambda v: v["annotations"][0].update(weight=1e39), "annotation 0: (nail) weight is 1e+39, must be a number of 0 or more"),
     (lambda v: v["annotations"][0].update(area=10 ** 400), "annotation 0: (nail) int too large to convert to float"),
     (lambda v: v["annotations"][0].update(bbox=[10, 20, 5, 10 ** 400]), "annotation 0: (nail) int too large to convert to float"),
     (lambda v: v["images"][0].update(width="100", height="50"), "image 0: height and width are '50' and '100', must be numbers"),
@@ -144,8 +146,7 @@ def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp
 
 @pytest.mark.parametrize("change, sentence", [
     (lambda v: v["images"].append(v["images"][0]), "id 0 in 'images' is there more than once"),
-    (lambda v: v["annotations"].append(v["annotations"][0]), "id 0 in 'annotations' is there more than once"),
-    (lambda v: v["categories"].append({"id": 1, "name": "nail"}), "name 'nail' in 'categories' is there more than once"),
+    (lambda v: v["categories"].append({"id": 1, "name": " nail "}), "name 'nail' in 'categories' is there more than once"),
     (lambda v: v["categories"][0].pop("name"), "entry 1 of 'categories' must have id, name, but has no name"),
     (lambda v: v["images"][1].pop("file_name"), "entry 2 of 'images' must have id, file_name, but has no file_name"),
     (lambda v: v["images"][1].update(id=[1]), "id [1] in 'images' must be a whole number or a text"),
@@ -162,6 +163,7 @@ def test_a_file_that_contradicts_itself_is_refused(change, sentence, write):
 
 
 @pytest.mark.parametrize("text, sentence", [(b"{", "cannot be read as JSON"), (b"\xff\xfe\x00", "cannot be read as JSON"),
+                                            (b"[" * 10 ** 5, "cannot be read as JSON"),
                                             (b"[]", "is no COCO instances file"), (None, "no such file")])
 def test_what_is_no_json_is_refused(text, sentence, tmp_path):
     path = tmp_path / "a.json"
@@ -169,6 +171,16 @@ def test_what_is_no_json_is_refused(text, sentence, tmp_path):
         path.write_bytes(text)
     with pytest.raises(ValueError, match=f"a.json: {sentence}"):
         read_instances(path)
+
+
+def test_pictures_that_share_a_file_are_refused_and_annotations_that_share_an_id_mentioned(write, tmp_path):
+    values = contents()
+    values["annotations"].append({**values["annotations"][0], "bbox": [1, 2, 30, 40]})
+    dataset = COCODataset(write(values), tmp_path)
+    assert "1 annotations have the id of another one" in dataset.notes[0] and len(dataset.target(0)["boxes"]) == 3
+    values["images"].append({**values["images"][0], "id": 77, "file_name": "./a.jpg"})
+    with pytest.raises(ValueError, match="image 0: file_name is 'a.jpg', as that of another image; .*1 more like this"):
+        COCODataset(write(values), tmp_path)
 
 
 def test_empty_lists_are_refused_where_nothing_is_left(write, tmp_path):
@@ -214,6 +226,8 @@ def test_the_standard_layout_is_found_in_its_variants(tmp_path):
     (tmp_path / "annotations/instances_train2014.json").write_text("{}")
     with pytest.raises(ValueError, match="several sets for train .train2014, train2017."):
         choose_pair(tmp_path, "train")
+    (tmp_path / "annotations/instances_train.json").write_text("{}")
+    assert choose_pair(tmp_path, "train")[0].name == "instances_train.json"
 
 
 @pytest.mark.skipif(not TINY.is_dir(), reason=f"{TINY} is not here")

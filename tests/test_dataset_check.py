@@ -119,6 +119,26 @@ def test_boxes_are_judged_as_training_reads_them(voc_folder, xml_writer, capsys)
     assert "object 1 (disc) lies outside" in found["bad-box"]["examples"][0] and "zero-based" not in found and report["one_based"] is False
 
 
+@pytest.mark.parametrize("boxes, verdict", [
+    ([(1, 1, 10, 20)], True), ([(0, 1, 10, 20)], False), ([(2, 2, 128, 96)], None), ([(1, 2.5, 10, 20)], None),
+    ([(0, 0, 9, 9)] + [(1, 1, 10 + n, 20) for n in range(9)], True)])
+def test_where_the_coordinates_start_is_what_most_boxes_say(tmp_path, xml_writer, boxes, verdict):
+    Image.new("RGB", (128, 96)).save(tmp_path / "a.jpg")
+    xml_writer(tmp_path / "a.xml", (96, 128), [("disc", box) for box in boxes])
+    assert check([tmp_path])["one_based"] is verdict
+
+
+def test_folders_train_and_valid_are_looked_at_as_lists_are(tmp_path, xml_writer):
+    for folder, name in (("train", "disc"), ("valid", "slab")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (128, 96)).save(tmp_path / folder / "a.jpg")
+        xml_writer(tmp_path / folder / "a.xml", (96, 128), [(name, (1, 1, 20, 20))])
+    report = check([tmp_path / "train", tmp_path / "valid"], split="all")
+    assert report["splits"] == {"train": {"pictures": 1, "objects": {"disc": 1}}, "val": {"pictures": 1, "objects": {"slab": 1}}}
+    found = {finding["id"]: finding["examples"] for finding in report["findings"]}
+    assert found["class-not-in-train"] == ["slab (in val)"] and len(found["picture-in-two-splits"]) == 1
+
+
 def test_the_same_pixels_under_two_names_are_found_with_their_splits(faulty):
     folder, ways = faulty
     ways["picture-in-two-splits"]()

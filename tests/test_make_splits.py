@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from dataset.voc import find_splits, read_split
+from dataset.voc import find_splits, list_text, read_split
 from tests.colour_network import refusal
 from tools.make_splits import divide, main
 
@@ -68,4 +68,6 @@ def test_what_cannot_be_divided_is_refused_and_nothing_written(tmp_path, capsys)
     (data / "Annotations" / "p1.xml").unlink()
     (data / "JPEGImages" / "p0.png").unlink()
     assert "must have one picture p0" in refusal(main, [data], capsys)
+    with pytest.raises(ValueError, match=r"the name 'caf\\udce9' is not UTF-8"):
+        list_text(["a", "caf\udce9"])
     assert not (data / "ImageSets").exists()

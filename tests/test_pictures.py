@@ -1,3 +1,4 @@
+import io
 import json
 import struct
 from pathlib import Path
@@ -148,6 +149,20 @@ def test_a_truncated_picture_is_refused_by_name_already_from_its_size(tmp_path, 
             read(path)
 
 
+def test_a_jpeg_with_zeros_for_its_lost_tail_is_refused(tmp_path):
+    picture, thumbnail = (Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)) for side in (64, 16))
+    small = io.BytesIO()
+    thumbnail.save(small, "JPEG")
+    for progressive in (False, True):
+        picture.save(tmp_path / "a.jpg", progressive=progressive, comment=small.getvalue())        # a whole picture before the pixels
+        data = (tmp_path / "a.jpg").read_bytes()
+        (tmp_path / "a.jpg").write_bytes(data[:-1500] + bytes(1500))
+        with pytest.raises(ValueError, match="a.jpg: cannot be read as a picture: it is truncated"):
+            picture_size(tmp_path / "a.jpg")
+        (tmp_path / "a.jpg").write_bytes(data + small.getvalue()[:-2] + bytes(9))       # a telephone's film behind them
+        assert picture_size(tmp_path / "a.jpg") == (64, 64)
+
+
 def damage(path):
     """One wrong byte in the middle of a PNG's pixels: only decoding shows it."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
@@ -184,10 +199,11 @@ def test_bytes_after_the_end_of_a_picture_do_no_harm(tmp_path):
 def test_what_is_no_picture_is_refused_with_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
-    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "float.tif")
+    for name, kind in (("float.tif", np.float32), ("int32.tif", np.int32)):
+        Image.fromarray(np.ones((4, 4), dtype=kind)).save(tmp_path / name)
     quadrants().save(tmp_path / "bomb.png")
     rules = {"text.jpg": "no picture of a known kind", "empty.png": "no picture of a known kind",
-             "float.tif": "floating-point", "nowhere.jpg": "no such picture"}
+             "float.tif": "floating-point", "int32.tif": "signed or 32-bit", "nowhere.jpg": "no such picture"}
     for name, rule in rules.items():
         with pytest.raises(ValueError, match=f"{name}.*{rule}"):
             read_picture(tmp_path / name)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from test_voc_ap import NOWHERE, A, B, C, found, objects, random_case
 
+from evaluation import plots
 from evaluation.plots import plot_confusion_matrix, plot_precision_recall, plot_training
 from evaluation.report import coco_results, evaluate, format_table
 
@@ -61,6 +62,17 @@ def test_empty_cases_give_json_a_table_and_plots(detections, ground_truth, tmp_p
     plot_confusion_matrix(detections, ground_truth, CLASSES, tmp_path / "cm.png", metrics["score_threshold"])
     for path in (tmp_path / "new" / "pr.png", tmp_path / "cm.png"):
         assert min(Image.open(path).size) > 300
+
+
+def test_of_many_classes_the_confusion_matrix_draws_those_with_the_most_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure.axes[0]))
+    drawn = []
+    there = {"1": objects(*((100 * k, 10, 100 * k + 50, 50, k, 0) for k in range(130)))}
+    plot_confusion_matrix({"1": found(*((100 * k, 10, 100 * k + 50, 50, k + (k >= 100) * (k < 129), 0.9) for k in range(130)))}, there,
+                          [f"class {k}" for k in range(130)], tmp_path / "cm.png")
+    labels = [text.get_text() for text in drawn[0].get_yticklabels()]
+    assert len(labels) == 61 and labels[-31:] == [*(f"class {k}" for k in range(100, 130)), "background"]
+    assert "the 60 of 130 classes with the most errors" in drawn[0].get_title(loc="left")
 
 
 def test_the_order_of_the_pictures_changes_nothing():

@@ -129,6 +129,14 @@ def test_xml_written_for_the_picture_before_its_exif_rotation_is_refused(beside)
     assert VOCDataset(folder).size(0) == (50, 100)
 
 
+@pytest.mark.parametrize("orientation, told", [(1, False), (2, True), (3, True), (6, False)])
+def test_a_turn_that_the_size_does_not_show_is_mentioned(beside, orientation, told):
+    folder, exif = beside("a", size=(100, 50) if orientation == 6 else (50, 100)), Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (100, 50)).save(folder / "a.jpg", exif=exif)
+    assert any("EXIF turns or mirrors 1 pictures" in note for note in VOCDataset(folder).notes) == told
+
+
 def test_xml_with_width_and_height_exchanged_is_told_so(beside):
     with pytest.raises(ValueError, match="a.xml: <size> is 50x100, width and height exchanged, but .*a.jpg is 100x50 upright"):
         VOCDataset(beside("a", size=(100, 50)))
@@ -155,8 +163,9 @@ def test_lists_may_be_utf16_and_what_is_no_text_is_refused_by_name(voc_folder):
 def test_an_id_may_contain_blanks_and_end_in_a_flag(beside):
     folder = beside("photo 1", [("nail", (1, 1, 10, 10))])
     os.makedirs(folder / "ImageSets/Main")
-    (folder / "ImageSets/Main/train.txt").write_text("photo 1\n")
-    assert VOCDataset(folder, "train").ids == ["photo 1"]
+    beside("IMG 3 ", [("nail", (1, 1, 10, 10))])
+    (folder / "ImageSets/Main/train.txt").write_text("photo 1\nIMG 3 \n")
+    assert VOCDataset(folder, "train").ids == ["photo 1", "IMG 3 "]
 
 
 def test_lists_of_the_segmentation_folder_count_where_main_has_none(voc_folder):
@@ -241,6 +250,7 @@ BAD_OBJECTS = {
     r"object 2 \(nail\) lies outside the 100x50 picture": ("nail", (300, 10, 310, 20)),
     r"object 2 \(nail\) must have four numbers": ("nail", (10, 10, "wide", 20)),
     r"object 2 \(nail\) must have four numbers in bndbox": ("nail", (10, 10, "nan", 20)),
+    r"object 2 \(nail\) has 2 bndbox, must have one": ("nail", (10, 10, 20, "20</ymax></bndbox><bndbox><ymax>30")),
     "object 2 has no name": (" ", (10, 10, 20, 20)),
     "object 2 is 'Nail', not one of clip, nail; did you mean 'nail'": ("Nail", (10, 10, 20, 20)),
     "object 2 is 'clop', not one of clip, nail; did you mean 'clip'": ("clop", (10, 10, 20, 20)),

@@ -127,7 +127,11 @@ def test_what_has_no_place_in_the_other_layout_is_refused_before_anything_is_wri
     (tmp_path / "outside.json").write_text((tmp_path / "all.json").read_text().replace('"file_name": "', '"file_name": "../JPEGImages/'))
     assert "lies outside" in refused(tmp_path / "outside.json", *back[1:], folder / "Annotations")
     (folder / "JPEGImages/0000.png").write_bytes((folder / "JPEGImages/0000.jpg").read_bytes())
-    contents["images"].append({"id": 99, "file_name": "0000.png"})
+    (folder / "JPEGImages/more.gif").write_bytes((folder / "JPEGImages/0000.jpg").read_bytes())
+    contents["images"].append({"id": 99, "file_name": "more.gif"})
+    (tmp_path / "all.json").write_text(json.dumps(contents))
+    assert "more.gif: has a suffix by which it is no picture in VOC layout" in refused(*back, folder / "JPEGImages")
+    contents["images"][-1]["file_name"] = "0000.png"
     (tmp_path / "all.json").write_text(json.dumps(contents))
     assert "0000.jpg: shares its name with another picture" in refused(*back, folder / "JPEGImages")
     assert "no such folder" in refused(tmp_path / "nowhere")

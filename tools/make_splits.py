@@ -57,8 +57,8 @@ def main(argv=None):
 
 
 def write_lists(folder: Path, shares: dict, seed: int) -> None:
-    """Raises ValueError, before anything is written, where there are lists, a file does not parse, or a list would stay empty."""
-    from dataset.voc import find_splits, list_members, read_annotation
+    """Raises ValueError, before anything is written, where there are lists, a file does not parse, a list would stay empty or cannot hold a name."""
+    from dataset.voc import find_splits, list_members, list_text, read_annotation
     if splits := find_splits(folder):
         raise ValueError(f"{folder}: has lists in ImageSets already ({', '.join(splits)}); they stay as they are")
     members, problems, notes = list_members(folder)
@@ -72,10 +72,10 @@ def write_lists(folder: Path, shares: dict, seed: int) -> None:
     lists = divide(list(groups.values()), shares, seed)
     if empty := [name for name, ids in lists.items() if not ids]:
         raise ValueError(f"{folder}: its {len(members)} pictures are too few for a list '{empty[0]}'")
-    target = folder / "ImageSets" / "Main"
+    target, texts = folder / "ImageSets" / "Main", {name: list_text(ids) for name, ids in lists.items()}
     target.mkdir(parents=True, exist_ok=True)
-    for name, ids in lists.items():
-        (target / f"{name}.txt").write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+    for name, text in texts.items():
+        (target / f"{name}.txt").write_text(text, encoding="utf-8")
     for note in notes:
         print(f"note: {note}")
     if copies := len(members) - len(groups):

@@ -45,11 +45,14 @@ def to_coco(dataset, images: Path) -> dict:
 def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
     """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures would
     need the same XML file, also one of another split, where the list is there already, or a box is too thin for VOC's numbers."""
-    from dataset.voc import annotation
+    from dataset.pictures import SUFFIXES, is_picture
+    from dataset.voc import annotation, list_text
     names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
     ids = [name.with_suffix("").as_posix() for name in names]
-    times = Counter(ids)
+    times, text = Counter(ids), list_text(ids)
     for name, id in zip(names, ids, strict=True):
+        if not is_picture(name):
+            raise ValueError(f"{images / name}: has a suffix by which it is no picture in VOC layout ({' '.join(SUFFIXES)})")
         if times[id] > 1:
             raise ValueError(f"{images / name}: shares its name with another picture; in VOC layout it can have no XML file of its own")
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -68,7 +71,7 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         xml.write_text(annotation(dataset.target(index), name.name, dataset.classes), encoding="utf-8")
         shutil.copyfile(dataset.pictures[index], picture)
-    listed.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+    listed.write_text(text, encoding="utf-8")
 
 
 def main(argv: list | None = None) -> None:
