@@ -30,13 +30,13 @@ def parse_flags(argv: list | None) -> argparse.Namespace:
 def open_data(flags: argparse.Namespace, checkpoint: dict):
     """(data set, which it is)"""
     from dataset.coco import COCODataset, choose_pair
-    from model import needs_masks
+    from model import needs_masks, parse_config
     if bool(flags.json) != bool(flags.images) or not (flags.json or flags.data):
         raise ValueError("there is nothing to evaluate on: give --data DIR, or --json FILE with --images DIR")
     pair = (flags.json, flags.images) if flags.json else choose_pair(flags.data, flags.split)
     if pair is None:
         raise ValueError(f"--data {flags.data}: has no annotations/instances_{flags.split}*.json")
-    with_masks = needs_masks(checkpoint["config"].get("model", "fcos"))
+    with_masks = needs_masks(parse_config(checkpoint["config"]).model)
     dataset = COCODataset(*pair, checkpoint["classes"], flags.skip_bad, with_masks)
     return dataset, {"json": str(pair[0]), "images": str(pair[1])}
 

@@ -52,8 +52,8 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     for name in earlier:
         (output / name).unlink(missing_ok=True)
     (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    sizes = {image_id: target["orig_size"] for image_id, target in truth.items()}
-    results = coco_results(detections, dataset.category_ids, dataset.image_ids, sizes)
+    picture_sizes = {image_id: target["orig_size"] for image_id, target in truth.items()}
+    results = coco_results(detections, dataset.category_ids, dataset.image_ids, picture_sizes)
     (output / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     plot(detections, truth, dataset, metrics["score_threshold"], output)
     print(f"{seconds:.3f} s a picture; metrics.json, detections.json, plots and pictures are in {output}")

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from model.config import MODELS, PRESETS
 from util.command_line import Parser, file_words, from_here, number, switch
 
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
@@ -80,16 +81,16 @@ def longest_side(min_size):
     return round(min_size * 5 / 3)
 
 
-def _add_model_flags(parser, models, presets):
+def _add_model_flags(parser):
     add = parser.add_argument_group("model", "A flag that the --model has no use for is refused.").add_argument
-    add("--model", default=next(iter(models)), choices=list(models), help="detector")
+    add("--model", default=next(iter(MODELS)), choices=list(MODELS), help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
         "else nothing), torchvision's detector for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
         "others; a detector decides the network, one of another --model only backbone and pyramid")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
              "auto: early with pre-trained weights, else none")
-    add("--preset", default="fcos_improved", choices=list(presets), help="what the flags below are where they are not given: the choices of a "
+    add("--preset", default="fcos_improved", choices=list(PRESETS), help="what the flags below are where they are not given: the choices of a "
         "known detector, and beyond these the defaults named here")
     for name, (_, default, kind, text) in MODEL_FLAGS.items():
         kind = {"choices": kind, "type": type(kind[0])} if isinstance(kind, tuple) else {"type": kind, "metavar": "on|off" if kind is switch else "X"}
@@ -110,19 +111,17 @@ def _add_incomplete_label_flags(parser):
         help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
 
 
-def add_training_flags(parser, data, runs, models, presets):
+def add_training_flags(parser, data, runs):
     """What all training commands have in common: to the group `data` of the parser, and in groups of their own.
 
     runs      the name of their run folders: checkpoint/runs-1, ...
-    models    {name: dataclass of its config}, the default first
-    presets   {name of a preset: {field of the network's config: value}}
     """
     add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
     add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
     add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
         help="loading processes; 0: the main one loads")
 
-    _add_model_flags(parser, models, presets)
+    _add_model_flags(parser)
 
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
@@ -168,12 +167,11 @@ def add_training_flags(parser, data, runs, models, presets):
     add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command below checkpoint/)")
 
 
-def read_training_flags(parser, argv, checkpoints, models, presets):
+def read_training_flags(parser, argv, checkpoints):
     """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags, those
     over the preset, and that over the defaults.
 
     checkpoints   the folder of the run folders, for a --resume that names none: the newest run of this command goes on
-    models, presets   as add_training_flags
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     flags, words, resumed = parser.parse_args(argv), [], None
@@ -196,7 +194,7 @@ def read_training_flags(parser, argv, checkpoints, models, presets):
             raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
     words += argv
     flags = parser.parse_args(words)
-    fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(models[flags.model])}, presets[flags.preset])
+    fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(MODELS[flags.model])}, PRESETS[flags.preset])
     flags.max_size = flags.max_size or longest_side(max(every_size(flags.min_size)))
     if flags.backbone_norm == "gn" and flags.weights in ("auto", "imagenet"):
         if flags.weights == "imagenet":
@@ -220,6 +218,16 @@ def read_training_flags(parser, argv, checkpoints, models, presets):
         if now != then:
             raise ValueError(f"--{name.replace('_', '-')} is {now}, but {file} was trained with {then}, which --resume cannot change")
     return flags, resumed
+
+
+def augmentation(flags):
+    """What dataset.augment.Augment is told."""
+    return {name: getattr(flags, name) for name in ("flip", "vertical_flip", "jitter", "rotate", "zoom", "crop", "mosaic")}
+
+
+def model_fields(flags):
+    """{field of the model's config: value} of the MODEL_FLAGS that the model has."""
+    return {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
 
 
 def fill_model_flags(flags, config, preset):
@@ -272,11 +280,11 @@ def evaluation_parser(manual):
 def trained_detector(path):
     """What engine.checkpoint.load_checkpoint returns. Raises ValueError, naming the file, also for a network that is not known."""
     from engine.checkpoint import load_checkpoint
-    from model import model_config
+    from model import parse_config
 
     checkpoint = load_checkpoint(path)
     try:
-        model_config(checkpoint["config"].get("model", "fcos")).from_dict(checkpoint["config"])
+        parse_config(checkpoint["config"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return checkpoint

@@ -20,7 +20,6 @@ import os
 from pathlib import Path
 
 from flags import add_training_flags, read_training_flags
-from model.config import MODELS, PRESETS
 from training import run_folder, train
 from util.command_line import Parser, one_sentence_errors
 
@@ -38,13 +37,13 @@ def build_parser() -> Parser:
     add("--train-images", metavar="DIR", help="the pictures of --train-json")
     add("--val-json", metavar="FILE", help="instances to evaluate on, instead of those in --data; none: no evaluation")
     add("--val-images", metavar="DIR", help="the pictures of --val-json")
-    add_training_flags(parser, data, "coco", MODELS, PRESETS)
+    add_training_flags(parser, data, "coco")
     return parser
 
 
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
-    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
+    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint")
     for name in PATHS:                      # a run can be repeated from any place
         value = getattr(flags, name)
         setattr(flags, name, os.path.abspath(value) if value and value != "none" else value)

@@ -20,7 +20,6 @@ import os
 from pathlib import Path
 
 from flags import add_training_flags, read_training_flags
-from model.config import MODELS, PRESETS
 from training import run_folder, train
 from util.command_line import Parser, from_here, one_sentence_errors
 
@@ -38,13 +37,13 @@ def build_parser() -> Parser:
     add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; all: every XML file; auto: val if there are train "
         "and val and train is trained on, else none; of --val-data val, or all where there are no lists")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
-    add_training_flags(parser, data, "voc", MODELS, PRESETS)
+    add_training_flags(parser, data, "voc")
     return parser
 
 
 def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
     """(flags, checkpoint to resume or None)"""
-    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint", MODELS, PRESETS)
+    flags, resumed = read_training_flags(build_parser(), argv, HERE / "checkpoint")
     for name in ("data", "val_data"):           # a run can be repeated from any place
         setattr(flags, name, [os.path.abspath(folder) for folder in getattr(flags, name) or []] or None)
     return flags, resumed

@@ -4,18 +4,18 @@ import time
 from pathlib import Path
 
 from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_run_folder
-from flags import MODEL_FLAGS, every_size, trained_detector
+from flags import augmentation, every_size, model_fields, trained_detector
 
 
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
     """That of the resumed run, or --output, or the next checkpoints/name-N. Raises ValueError where a run is already, or files that it would replace."""
     folder = resumed["file"].parent if resumed else Path(flags.output) if flags.output else next_run_folder(checkpoints, name)
-    for name in () if resumed else ("last.pth", "best.pth"):
-        if (folder / name).exists():
-            raise ValueError(f"--output {folder}: holds a run already ({name}); name another folder, or --resume {folder / 'last.pth'}")
-    for name in () if resumed or (folder / FIRST_FILE).exists() else OTHER_FILES:       # what a run left that was stopped before its first checkpoint is no loss
-        if (folder / name).exists():
-            raise ValueError(f"--output {folder}: holds {name}, which no run has left there, and would be replaced; name another folder, or move it away")
+    for file in () if resumed else ("last.pth", "best.pth"):
+        if (folder / file).exists():
+            raise ValueError(f"--output {folder}: holds a run already ({file}); name another folder, or --resume {folder / 'last.pth'}")
+    for file in () if resumed or (folder / FIRST_FILE).exists() else OTHER_FILES:       # what a run left that was stopped before its first checkpoint is no loss
+        if (folder / file).exists():
+            raise ValueError(f"--output {folder}: holds {file}, which no run has left there, and would be replaced; name another folder, or move it away")
     return folder
 
 
@@ -42,9 +42,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     network, config, told = build_network(flags, train_set.classes, resumed)
     first_teacher = load_teacher(flags, train_set.classes, device)
     min_sizes = every_size(flags.min_size)
-    augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
-                      zoom=tuple(flags.zoom), crop=flags.crop, mosaic=flags.mosaic)
-    loader = TrainLoader(train_set, augment, flags.batch_size // world_size(), min_sizes, flags.max_size, seed=flags.seed,
+    loader = TrainLoader(train_set, Augment(**augmentation(flags)), flags.batch_size // world_size(), min_sizes, flags.max_size, seed=flags.seed,
                          workers=flags.workers, rank=rank(), world_size=world_size(), pin_memory=device.type == "cuda")
     if resumed:
         check_steps(resumed, loader)
@@ -95,7 +93,7 @@ def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
 def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None):
     """(network, its config as a plain dict, sentences on its weights), with the weights that --weights asks for."""
     from engine.pretrained import starting_weights
-    from model import build_model, model_config
+    from model import build_model, model_config, parse_config
     from model.backbone import pixel_statistics
     from model.foreign_weights import BODY_MEANING, COCO_WEIGHTS, MEANING, convert, load_body, load_weights
     if resumed:
@@ -103,12 +101,11 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
     weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
-    fields = {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
     asked = config = model_config(flags.model)(
-        num_classes=len(classes), model=flags.model, **fields,
+        num_classes=len(classes), model=flags.model, **model_fields(flags),
         backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
     try:
-        theirs = model_config(weights["config"].get("model", "fcos")).from_dict(weights["config"]) if "config" in weights else None
+        theirs = parse_config(weights["config"]) if "config" in weights else None
         same = not theirs or theirs.model == flags.model
         if theirs:                              # a detector: what its weights mean is its own matter, how to train on that of the flags
             config = {**asked, **{field: value for field, value in theirs.asdict().items() if field in (MEANING if same else BODY_MEANING)}}

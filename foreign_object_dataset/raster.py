@@ -164,13 +164,13 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
     return window, cover
 
 
-def cast(sunlit, mesh, camera, light, strength=1.0):
+def cast(sunlit, mesh, camera, light):
     """Darkens sunlit [H,W] in place by the mesh's shadow on the ground; softer the taller the mesh."""
     along = mesh.points[:, 2:] / max(light.direction[2], 0.15)
     flat = mesh.points - along * light.direction
     flat[:, 2] = 0
     return _darken(
-        sunlit, flat, mesh, camera, light.softness * 0.5 * np.ptp(mesh.points[:, 2]) * camera.scale, strength
+        sunlit, flat, mesh, camera, light.softness * 0.5 * np.ptp(mesh.points[:, 2]) * camera.scale, 1.0
     )
 
 

@@ -14,12 +14,14 @@ def needs_masks(name: str) -> bool:
     return model_config(name).network().needs_masks
 
 
-def build_model(config: dict):
-    """The network that a plain config dict (from a checkpoint or from flags) describes; config["model"] names it.
+def parse_config(config: dict):
+    """The record of a plain config dict; config["model"] names the model. Raises ValueError for a name or a field that is not known."""
+    return model_config(config.get("model", "fcos")).from_dict(config)
 
-    Raises ValueError for a name or a field that is not known.
-    """
-    config = model_config(config.get("model", "fcos")).from_dict(config)
+
+def build_model(config: dict):
+    """The network that a plain config dict (from a checkpoint or from flags) describes. Raises ValueError as `parse_config` does."""
+    config = parse_config(config)
     return config.network()(config)
 
 

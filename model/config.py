@@ -75,6 +75,10 @@ class NetworkConfig:
         if self.norm_eps is not None and self.norm_eps < 0:
             raise ValueError(f"model config: norm_eps is {self.norm_eps}, not None or 0 and more")
 
+    @property
+    def strides(self) -> tuple:
+        return tuple(2 ** (self.finest + level) for level in range(self.levels))
+
     def asdict(self) -> dict:
         return asdict(self)
 
@@ -141,19 +145,15 @@ class FCOSConfig(NetworkConfig):
     top_k_scope: str = "level"
     nms_iou_threshold: float = 0.6
 
+    finest = 3                                  # of P3, the finest map, as of every FCOS; no field
+
     def __post_init__(self):
-        """Raises ValueError for a choice that does not exist."""
+        """Raises ValueError for groups that do not divide the channels, and a gamma without a slope."""
         super().__post_init__()
         if self.head_norm_groups and self.fpn_channels % self.head_norm_groups:
             raise ValueError(f"model config: head_norm_groups is {self.head_norm_groups}, which does not divide fpn_channels {self.fpn_channels}")
         if 0 < self.focal_gamma < 1:            # (1 - p) ** gamma has no slope at p = 1
             raise ValueError(f"model config: focal_gamma is {self.focal_gamma}, must be 0, or 1 or more")
-
-    finest = 3                                  # of P3, the finest map, as of every FCOS; no field
-
-    @property
-    def strides(self) -> tuple:
-        return tuple(2 ** (self.finest + level) for level in range(self.levels))
 
     @property
     def ranges(self) -> tuple:
@@ -220,10 +220,6 @@ class RCNNConfig(NetworkConfig):
     @property
     def levels(self) -> int:
         return int(self.pyramid[-1]) - self.finest + 1
-
-    @property
-    def strides(self) -> tuple:
-        return tuple(2 ** (self.finest + level) for level in range(self.levels))
 
     @staticmethod
     def network() -> type:

@@ -243,7 +243,7 @@ def load_backbone(backbone: nn.Module, kind: str, state: dict[str, Tensor]) -> N
 
 
 def _load_strictly(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Every key, and no other, but for the counters of batch norms, which frozen ones do not have."""
+    """Every key, and no other, but for the counters of batch norms, which not every file has."""
     ours = module.state_dict()
     shapes, our_shapes = ({key: value.shape for key, value in each.items() if not key.endswith("num_batches_tracked")} for each in (state, ours))
     wrong = sorted(key for key in {*shapes, *our_shapes} if shapes.get(key) != our_shapes.get(key))

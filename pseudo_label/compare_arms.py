@@ -48,9 +48,9 @@ def resampled(partners, num_classes: int, counts: np.ndarray, threshold: float) 
     return tuple(np.where(known, result, 0).sum(0) / np.maximum(known.sum(0), 1))
 
 
-def resamples(size: int, seed: int = 0) -> np.ndarray:
+def resamples(size: int) -> np.ndarray:
     """int64 [1 + RESAMPLES, size]: how often each of `size` things is drawn; the first row has each once."""
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), RESAMPLES)
     return np.concatenate([np.ones((1, size), dtype=np.int64), drawn])
 
 

@@ -25,8 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from engine.log import next_run_folder  # noqa: E402
-from flags import MODEL_FLAGS, OF_THIS_CALL, add_training_flags, every_size, read_training_flags, trained_detector  # noqa: E402
-from model.config import MODELS, PRESETS  # noqa: E402
+from flags import OF_THIS_CALL, add_training_flags, augmentation, every_size, model_fields, read_training_flags, trained_detector  # noqa: E402
 from util.command_line import Parser, file_words, from_here, number, one_sentence_errors  # noqa: E402
 
 PANEL = 640                     # px, longer side of each picture on the sheet
@@ -47,13 +46,13 @@ def parse_flags(argv):
         add(name, nargs="+", help=argparse.SUPPRESS)
     add("--pictures", type=number(int, 1), default=4, metavar="N", help="training samples to draw")
     add("--checkpoint", metavar="FILE", help="a trained network")
-    add_training_flags(parser, data, "targets", MODELS, PRESETS)
+    add_training_flags(parser, data, "targets")
     argv, checkpoint, words = sys.argv[1:] if argv is None else list(argv), None, []
     if file := parser.parse_args(argv).checkpoint:
         checkpoint = trained_detector(file)
         known = vars(parser.parse_args([])).keys() - {*OF_THIS_CALL}
         words = file_words(parser, {name: value for name, value in checkpoint.get("flags", {}).items() if name in known}, file)
-    return read_training_flags(parser, words + argv, ROOT / "checkpoint", MODELS, PRESETS)[0], checkpoint
+    return read_training_flags(parser, words + argv, ROOT / "checkpoint")[0], checkpoint
 
 
 def open_data(flags, classes):
@@ -78,8 +77,7 @@ def build_network(flags, checkpoint, num_classes):
     from model import build_model, load_model
     if checkpoint:
         return load_model(checkpoint["config"], checkpoint["model"])
-    fields = {field: getattr(flags, name) for name, (field, *_) in MODEL_FLAGS.items() if getattr(flags, name) is not None}
-    return build_model({"num_classes": num_classes, "model": flags.model, **fields}).eval()
+    return build_model({"num_classes": num_classes, "model": flags.model, **model_fields(flags)}).eval()
 
 
 def draw_targets(image, boxes, names, ignore, zones, levels):
@@ -181,9 +179,7 @@ def main(argv=None):
         from dataset.pictures import flat_name
         dataset = open_data(flags, checkpoint and checkpoint["classes"])
         network = build_network(flags, checkpoint, len(dataset.classes))
-        augment = Augment(flip=flags.flip, vertical_flip=flags.vertical_flip, jitter=flags.jitter, rotate=flags.rotate,
-                          zoom=tuple(flags.zoom), crop=flags.crop, mosaic=flags.mosaic)
-        loader = TrainLoader(dataset, augment, 1, every_size(flags.min_size), flags.max_size, seed=flags.seed)
+        loader = TrainLoader(dataset, Augment(**augmentation(flags)), 1, every_size(flags.min_size), flags.max_size, seed=flags.seed)
         output = Path(flags.output) if flags.output else next_run_folder(ROOT / "checkpoint", "targets")
         output.mkdir(parents=True, exist_ok=True)
         for count, (batch, (info,)) in enumerate(islice(loader.batches(0), flags.pictures), start=1):
