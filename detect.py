@@ -104,7 +104,15 @@ def find_inputs(paths):
         except ValueError:
             if not here:
                 raise
-    return list(pictures), list(videos)
+    return once(pictures), once(videos)
+
+
+def once(paths):
+    """The paths without those that lead to a file of an earlier one."""
+    first = {}
+    for path in paths:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())
 
 
 def earlier_copies(output):

@@ -18,6 +18,7 @@ the original pictures. Into --output go
 and replace what an earlier evaluation left there, as its metrics.json lists it; files of yours are not touched.
 """
 import argparse
+import os
 from pathlib import Path
 
 from evaluating import evaluate_checkpoint
@@ -45,7 +46,7 @@ def open_data(flags: argparse.Namespace, checkpoint: dict):
     dataset = VOCDataset(flags.data, None if split == "all" else split, checkpoint["classes"], not flags.zero_based, flags.skip_bad)
     if flags.split == "auto" and split == "all":
         dataset.notes.append("there is no list 'test' or 'val': all pictures are judged; where some were trained on, the measure flatters")
-    return dataset, {"data": flags.data, "split": split}
+    return dataset, {"data": [os.path.abspath(folder) for folder in flags.data], "split": split, "zero_based": flags.zero_based}
 
 
 def default_split(folders: list) -> str:

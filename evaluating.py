@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from flags import chosen_checkpoint, input_sizes
+from util.command_line import from_here
 
 PICTURES_DRAWN = 8
 FILES = ("metrics.json", "detections.json", "precision_recall.png", "confusion_matrix.png")     # and pictures/NAME.jpg
@@ -33,7 +34,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     files = [*FILES, *drawn_files(dataset).values()]
     earlier = files_of_earlier(output, files)
     (output / "pictures").mkdir(parents=True, exist_ok=True)
-    told = ", ".join(f"{name} {' '.join(value) if isinstance(value, list) else value}" for name, value in which.items())
+    told = ", ".join(f"{name} {' '.join(map(from_here, value)) if isinstance(value, list) else value}" for name, value in which.items() if value is not False)
     print(f"{path} on {told}: {len(dataset)} pictures, on {device}")
 
     started = time.perf_counter()
@@ -62,8 +63,9 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
 
 def drawn_files(dataset) -> dict:
     """{index of a picture: its drawn copy, below the output folder}, evenly spread over the data set."""
-    from dataset.pictures import flat_name
-    return {index: f"pictures/{flat_name(dataset.ids[index])}.jpg" for index in range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN))}
+    from dataset.pictures import flat_names
+    drawn = range(0, len(dataset), -(-len(dataset) // PICTURES_DRAWN))
+    return dict(zip(drawn, (f"pictures/{name}.jpg" for name in flat_names(dataset.ids[index] for index in drawn)), strict=True))
 
 
 def files_of_earlier(output: Path, files: list) -> list:
@@ -87,6 +89,7 @@ def files_of_earlier(output: Path, files: list) -> list:
 def plot(detections, ground_truth, dataset, score_threshold, output):
     """The two plots, and the drawn pictures, with the detections of `score_threshold` or more; None, where nothing was hit at any, is 0.3."""
     from dataset.pictures import read_picture
+    from dataset.sample import keep_objects, of_people
     from evaluation.plots import plot_confusion_matrix, plot_precision_recall
     from util.draw import draw_detections
     from util.masks import paste_masks
@@ -96,6 +99,7 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
     plot_confusion_matrix(detections, ground_truth, classes, output / "confusion_matrix.png", score_threshold)
     for index, name in drawn_files(dataset).items():
         truth, found = dataset.target(index), detections[dataset.ids[index]]
+        truth = keep_objects(truth, of_people(truth))
         sure = found["scores"] >= (0.3 if score_threshold is None else score_threshold)
         names = [classes[label] for label in truth["labels"]]
         picture = draw_detections(read_picture(dataset.pictures[index]), truth["boxes"], names, classes=classes,

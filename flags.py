@@ -9,6 +9,7 @@ from model.config import MODELS, PRESETS
 from util.command_line import Parser, file_words, from_here, number, switch
 
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
+RESULT_FLAGS = ("nms_iou_threshold", "max_detections")
 INPUT_FLAGS = ("min_size", "max_size", "tile")
 
 # What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
@@ -87,8 +88,8 @@ def _add_model_flags(parser):
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
         "else nothing), torchvision's detector for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
         "others; a detector decides the network, one of another --model only backbone and pyramid")
-    add("--freeze", default="auto", choices=["auto", "none", "norm", "early"],
-        help="what of the backbone stays as it was loaded: nothing, the batch norms, or these and the layers up to stride 4; "
+    add("--freeze", default="auto", choices=["auto", "none", "norm", "early", "all"],
+        help="what of the backbone stays as it was loaded: nothing, the batch norms, these and the layers up to stride 4, or all of it (quicker); "
              "auto: early with pre-trained weights, else none")
     add("--preset", default="fcos_improved", choices=list(PRESETS), help="what the flags below are where they are not given: the choices of a "
         "known detector, and beyond these the defaults named here")
@@ -264,6 +265,9 @@ def prediction_parser(manual, batch_size):
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
     add("--overlap", type=number(float, 0, 0.9), default=0.25, metavar="X", help="share of a tile common to neighbours")
+    for name in RESULT_FLAGS:
+        _, _, kind, text = MODEL_FLAGS[name]
+        add(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=argparse.SUPPRESS, help=f"{text.partition(';')[0]} (default: the checkpoint's)")
     return parser
 
 
@@ -291,11 +295,14 @@ def trained_detector(path):
 
 
 def chosen_checkpoint(args, folder):
-    """(path, contents) of --checkpoint, or of the newest in `folder`. Raises ValueError as `trained_detector` does."""
+    """(path, contents) of --checkpoint, or of the newest in `folder`, with the RESULT_FLAGS that are given in its config. Raises ValueError as
+    `trained_detector` does."""
     from engine.checkpoint import newest_checkpoint
 
     path = Path(args.checkpoint) if "checkpoint" in args else Path(from_here(newest_checkpoint(folder)))
-    return path, trained_detector(path)
+    checkpoint = trained_detector(path)
+    checkpoint["config"] |= {name: vars(args)[name] for name in RESULT_FLAGS if name in args}
+    return path, checkpoint
 
 
 def input_sizes(args, checkpoint):

@@ -51,22 +51,16 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
-    from dataset.voc import VOCDataset, find_splits
+    from dataset.voc import VOCDataset, find_splits, training_split
     from model import needs_masks
     if needs_masks(flags.model):
         raise ValueError(f"--model {flags.model} learns from masks, and VOC XML has none; train_coco.py takes them from COCO json")
     lists = [find_splits(folder) for folder in flags.data]
-    has_train, has_val = (all(name in splits for splits in lists) for name in ("train", "val"))
-    if flags.train_split == "auto" and any(lists) and not has_train:
-        folder, splits = next((each, splits) for each, splits in zip(flags.data, lists, strict=True) if "train" not in splits)
-        raise ValueError(f"{folder}: has no list 'train' in ImageSets (but {', '.join(splits) or 'none at all'}); name one with --train-split S, "
-                         "or take every XML file with --train-split all")
-    train_split = {"auto": "train" if has_train else None, "all": None}.get(flags.train_split, flags.train_split)
-    val_split = flags.val_split
+    train_split, val_split = training_split(flags.data, flags.train_split), flags.val_split
     if val_split == "auto" and flags.val_data:
         val_split = "val" if any(map(find_splits, flags.val_data)) else "all"
     elif val_split == "auto":
-        val_split = "val" if has_val and train_split == "train" else "none"
+        val_split = "val" if train_split == "train" and all("val" in splits for splits in lists) else "none"
     options = {"one_based": not flags.zero_based, "skip_bad": flags.skip_bad}
     train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
     if not train_set.classes:

@@ -7,6 +7,9 @@ from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_r
 from flags import augmentation, every_size, model_fields, trained_detector
 
 
+FINEST_STRIDE = 8       # px between the locations of P3
+
+
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
     """That of the resumed run, or --output, or the next checkpoints/name-N. Raises ValueError where a run is already, or files that it would replace."""
     folder = resumed["file"].parent if resumed else Path(flags.output) if flags.output else next_run_folder(checkpoints, name)
@@ -84,6 +87,12 @@ def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
     if val_set and (shared := {*train_set.pictures} & {*val_set.pictures}):
         notes.append(f"{len(shared)} of the {len(val_set)} pictures to evaluate on are trained on too; the measure flatters")
     objects = sum(train_set.class_counts().values())
+    if flags.model == "fcos" and objects:
+        sides = train_set.input_sides(None if flags.crop else max(every_size(flags.min_size)), flags.max_size)
+        lost = float((1 - (sides / FINEST_STRIDE).clamp(max=1).prod(1)).sum())
+        if lost > objects / 100:
+            notes.append(f"about {lost:.0f} of {objects} objects are so small in what the network sees that they lie between its locations, "
+                         f"{FINEST_STRIDE} px apart, and are not learnt; {'a larger --zoom' if flags.crop else 'a larger --min-size, or --crop 640'} shows them larger")
     if flags.model == "fcos" and objects < len(train_set) and not (flags.crop or flags.mosaic or flags.normalizer_floor):
         notes.append(f"{objects} objects in {len(train_set)} pictures: many a step holds few, and its losses, divided by their count, are as large "
                      "as those of others; a run can go astray, from which --normalizer-floor 8 keeps it")
@@ -95,7 +104,7 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     from engine.pretrained import starting_weights
     from model import build_model, model_config, parse_config
     from model.backbone import pixel_statistics
-    from model.foreign_weights import BODY_MEANING, COCO_WEIGHTS, MEANING, convert, load_body, load_weights
+    from model.foreign_weights import BODY_MEANING, COCO_WEIGHTS, MEANING, convert, load_backbone, load_body, load_detector
     if resumed:
         if resumed["classes"] != classes:
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
@@ -115,8 +124,10 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
         if not same:
             taken = load_body(network, weights["model"], theirs.finest)
             told.append(f"weights of {flags.weights} ({theirs.model}): {', '.join(taken)} are taken over; the rest of the {flags.model} is new")
+        elif theirs:
+            load_detector(network, weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
         elif weights:
-            load_weights(network, weights["kind"], weights["model"], [(classes.index(name), their_classes.index(name)) for name in shared])
+            load_backbone(network.backbone, weights["kind"], weights["model"])
     except ValueError as error:
         raise ValueError(f"--weights {flags.weights}: {error}" if weights else str(error)) from None
     if their_classes:
@@ -189,14 +200,16 @@ def show_training(run: RunLog, best: dict) -> None:
 
 
 def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
-    """train_batch.jpg: the first batch as the network sees it, with its boxes, and masks if it learns them."""
+    """train_batch.jpg: the first batch as the network sees it, with its boxes, and masks if it learns them; dashed what is to be ignored."""
     if not run.active:
         return
     from util.draw import draw_detections, grid
     batch, _ = next(iter(loader.batches(0)))
     pictures = []
     for row, labels in enumerate(batch["labels"]):
-        boxes, masks = (batch[name][row][labels >= 0] if name in batch else None for name in ("boxes", "masks"))
-        names = [classes[label] for label in labels[labels >= 0]]
-        pictures.append(draw_detections(batch["images"][row], boxes, names, classes=classes, masks=masks))
+        picture, left_out = batch["images"][row], batch["ignore"][row] | batch["zone_ignore"][row]
+        for shown, dashed in (((labels >= 0) & left_out, True), ((labels >= 0) & ~left_out, False)):
+            boxes, masks = (batch[name][row][shown] if name in batch else None for name in ("boxes", "masks"))
+            picture = draw_detections(picture, boxes, [classes[label] for label in labels[shown]], classes=classes, masks=masks, dashed=dashed)
+        pictures.append(picture)
     grid(pictures[:12], columns=4, side=max(batch["images"].shape[-2:])).save(folder / "train_batch.jpg", quality=88)

@@ -78,8 +78,8 @@ def run(flags, common):
     for model in flags.models:
         print(f"{model} ...", flush=True)
         rows[model] = measure(model, output / model.replace(" ", "_"), flags, common)
-    lines = [f"`{command()}`", "", f"{machine()}; {', '.join(f'{name} {text}' for name, text in versions().items())}.", "", *table(rows)]
-    (output / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        lines = [f"`{command()}`", "", f"{machine()}; {', '.join(f'{name} {text}' for name, text in versions().items())}.", "", *table(rows)]
+        (output / "table.md").write_text("\n".join([*lines, ""]), encoding="utf-8")         # after each: the next may fail
     print("\n".join(lines))
     return lines
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from dataset.pictures import read_picture
+from dataset.preprocess import resized_size
 from dataset.sample import keep_objects, make_target, of_people
 
 
@@ -136,6 +137,12 @@ class AnnotatedPictures:
     def size(self, index):
         """(h, w) of the upright picture, without decoding it."""
         return self._sizes[index]
+
+    def input_sides(self, min_size, max_size):
+        """float32 [M, 2]: width and height of all objects in px of an input of these sizes; with None, of the pictures."""
+        scales = [resized_size(*size, min_size, max_size)[0] / size[0] if min_size else 1.0 for size in self._sizes]
+        counts = torch.tensor(self._ends).diff(prepend=torch.zeros(1, dtype=torch.int64))
+        return (self._boxes[:, 2:] - self._boxes[:, :2]) * torch.tensor(scales, dtype=torch.float32).repeat_interleave(counts)[:, None]
 
     def _rows(self, index):
         return slice(self._ends[index - 1] if index else 0, self._ends[index])

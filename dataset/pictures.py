@@ -169,6 +169,16 @@ def flat_name(id: str) -> str:
     return re.sub(r"[/\\:]", "_", id.strip("/"))
 
 
+def flat_names(ids):
+    """A `flat_name` for each id, no two alike."""
+    names = []
+    for name in map(flat_name, ids):
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
+
+
 def is_picture(path):
     """Whether the name is that of a picture; hidden files, such as macOS's `._7.jpg`, are none."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

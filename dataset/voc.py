@@ -143,6 +143,17 @@ def find_splits(folder) -> dict[str, Path]:
     return found
 
 
+def training_split(folders, asked):
+    """The list of --train-split `asked`, None for every XML file: what auto stands for is train, or all where no folder has lists. Raises
+    ValueError for a folder with other lists."""
+    lists = {folder: find_splits(folder) for folder in folders} if asked == "auto" else {}
+    without = [folder for folder, splits in lists.items() if "train" not in splits]
+    if without and any(lists.values()):
+        raise ValueError(f"{without[0]}: has no list 'train' in ImageSets (but {', '.join(lists[without[0]]) or 'none at all'}); name one with "
+                         "--train-split S, or take every XML file with --train-split all")
+    return {"auto": None if without else "train", "all": None}.get(asked, asked)
+
+
 def read_split(path, known=()):
     """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
     suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by its

@@ -79,11 +79,17 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def newest_run(folder: Path, flags) -> Path:
     """The last.pth written last in a run folder of `folder` whose config.yaml has no other than these `flags`, as the runs of one
-    command have. Raises ValueError when there is none."""
-    runs = [path for path in folder.glob("*/last.pth") if _flags_of(path.parent) and _flags_of(path.parent) <= {*flags}]
+    command have. Raises ValueError when there is none, and where a newer run was broken off before its first checkpoint."""
+    def age(path):
+        return path.stat().st_mtime
+    configs = [path for path in folder.glob("*/config.yaml") if _flags_of(path.parent) and _flags_of(path.parent) <= {*flags}]
+    runs = [path.with_name("last.pth") for path in configs if path.with_name("last.pth").exists()]
     if not runs:
         raise ValueError(f"{folder}: holds no run to resume (no */last.pth beside a config.yaml of this command)")
-    return max(runs, key=lambda path: path.stat().st_mtime)
+    run, newest = max(runs, key=age), max(configs, key=age)
+    if age(newest) > age(run) and not newest.with_name("last.pth").exists():
+        raise ValueError(f"{newest.parent}: is newer than {run.parent}, and ended before its first checkpoint; name the run that shall go on: --resume {run}")
+    return run
 
 
 def _flags_of(run: Path) -> set:

@@ -5,6 +5,7 @@ It knows a network that gives {name: (sum, count)} and nothing of what kind of n
 import copy
 import random
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from engine.distributed import RunningCounts, combine, rank, replicate, world_si
 from engine.log import Meter
 from engine.predict import detect_batch
 from engine.schedule import learning_rate
+
+SAVE_EVERY = 600        # seconds: what a power cut can cost of a long epoch
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class _Training:
                                          nesterov=options.momentum > 0)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
-        self.metrics, self.finished, self.stepping = {}, False, False
+        self.metrics, self.finished, self.stepping, self.saved = {}, False, False, time.perf_counter()
         self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
@@ -108,6 +111,8 @@ class _Training:
                 self.stepping = False
                 if asked:
                     raise KeyboardInterrupt
+                if time.perf_counter() - self.saved > SAVE_EVERY:
+                    self.save("last.pth", self.meter.elapsed())
         except (KeyboardInterrupt, ValueError):
             if not self.stepping:
                 self.state["seconds"] += self.meter.elapsed()
@@ -189,14 +194,15 @@ class _Training:
         if dist.is_initialized():
             dist.barrier()
 
-    def save(self, name: str, whole: bool = True) -> None:
-        """`whole`: with all that an exact resume needs."""
+    def save(self, name: str, unbooked: float = 0.0, whole: bool = True) -> None:
+        """`whole`: with all that an exact resume needs; `unbooked` seconds are not in the state yet."""
+        self.saved = time.perf_counter()
         if rank() == 0:
             contents = {**self.checkpoint, "model": _to_cpu(self.averaged.state_dict()), "metrics": self.metrics,
                         "score_threshold": self.metrics.get("score_threshold") or self.checkpoint["score_threshold"]}
             if whole:
                 contents["training"] = {
-                    **self.state, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+                    **self.state, "seconds": self.state["seconds"] + unbooked, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state}
             save_checkpoint(self.run.folder / name, contents)
 

@@ -10,8 +10,9 @@ from engine.checkpoint import load_checkpoint, load_tensors
 from util.class_names import COCO_NAMES, VOC_NAMES
 
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18_Weights.IMAGENET1K_V1", "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
-                    "resnet50": "ResNet50_Weights.IMAGENET1K_V2", "resnet101": "ResNet101_Weights.IMAGENET1K_V2",
-                    "regnet_x_400mf": "RegNet_X_400MF_Weights.IMAGENET1K_V2"}
+                    "resnet50": "ResNet50_Weights.IMAGENET1K_V1", "resnet101": "ResNet101_Weights.IMAGENET1K_V1",
+                    "regnet_x_400mf": "RegNet_X_400MF_Weights.IMAGENET1K_V1"}      # those of V2 gain with AdamW, not with SGD
+BACKBONE_KEYS = ({"conv1.weight", "layer1.0.conv1.weight"}, {"stem.0.weight", "trunk_output.block1.block1-0.proj.0.weight"})     # of its ResNets and RegNets
 LITE_PACKAGES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")          # those of Lite3 and Lite4 were not published so
 KNOWN_CLASSES = {20: VOC_NAMES, 80: tuple(COCO_NAMES.values()), 90: tuple(map(COCO_NAMES.get, range(1, 91)))}     # 90: COCO's ids with their gaps
 
@@ -20,8 +21,8 @@ def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[
     """(what --weights asks for, sentences to tell).
 
     {}                                   a start from nothing: "none", and "auto" where ImageNet weights cannot be had
-    {"kind", "model"}                    a backbone: kind and state dict for model.foreign_weights.load_weights
-    {"kind", "model", "config", "classes"}  a detector: a checkpoint of ours, or another's as foreign_detector returns it
+    {"kind", "model"}                    a backbone, ImageNet's or that of a file of torchvision's names: for model.foreign_weights.load_backbone
+    {"model", "config", "classes"}       a detector: a checkpoint of ours, or another's as foreign_detector returns it
     convert is model.foreign_weights.convert, coco (name among torchvision's weights, family, variant) of "coco". Raises ValueError where what was asked for cannot be had.
     """
     if choice == "none":
@@ -42,7 +43,9 @@ def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[
     content = load_tensors(choice)
     if isinstance(content, dict) and "format" in content:
         checkpoint = load_checkpoint(choice)
-        return {"kind": "detector", **{name: checkpoint[name] for name in ("model", "config", "classes")}}, []
+        return {name: checkpoint[name] for name in ("model", "config", "classes")}, []
+    if isinstance(content, dict) and any(content.keys() >= names for names in BACKBONE_KEYS):
+        return {"kind": "torchvision", "model": content}, []
     try:
         return foreign_detector(content, convert), []
     except ValueError as error:
@@ -50,7 +53,7 @@ def starting_weights(choice: str, backbone: str, convert, coco: tuple) -> tuple[
 
 
 def foreign_detector(content: dict, convert, family: str | None = None, variant: str | None = None, names: list = ()) -> dict:
-    """What another implementation saved -> {"kind": "detector", "family", "model", "config", "classes", "dropped"}.
+    """What another implementation saved -> {"family", "model", "config", "classes", "dropped"}.
 
     content   a state dict, bare or below "model" or "state_dict", with the state of a training beside it, which is dropped
     names     of its classes in label order; without any, those of VOC or COCO where their number fits
@@ -66,7 +69,7 @@ def foreign_detector(content: dict, convert, family: str | None = None, variant:
     if names and len(names) != config["num_classes"]:
         raise ValueError(f"has {config['num_classes']} classes, not the {len(names)} that are named")
     classes = [*(names or KNOWN_CLASSES.get(config["num_classes"], [None] * config["num_classes"]))]
-    return {"kind": "detector", "family": family, "model": model, "config": config, "classes": classes,
+    return {"family": family, "model": model, "config": config, "classes": classes,
             "dropped": [*(key for key in content if inner and key != inner), *dropped]}
 
 

@@ -130,10 +130,10 @@ class Teacher:
         told = f"(kept boxes {state['kept'] / state['pictures']:.2f} a picture, keep rate {rate:.2f}{'' if self.keep_rate else ' as estimated'})"
         if not state["pseudo"]:
             self.warn("none", f"the teacher has not added one pseudo box in the last {state['steps']} steps {told}: the labels are complete, or the "
-                      "teacher is too weak yet (longer --burn-in, more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
+                      f"teacher is too weak yet ({'' if self.first else 'longer --burn-in, '}more epochs, lower --ema), or the keep rate is too high (--keep-rate)")
         elif state["pseudo"] > TOO_MANY * state["kept"] / rate:
             self.warn("many", f"the teacher adds {state['pseudo'] / state['pictures']:.2f} pseudo boxes a picture, over {TOO_MANY} times as many "
-                      f"as there can be objects {told}: it confirms its own errors; longer --burn-in, higher --keep-rate, or lower --pseudo-weight")
+                      f"as there can be objects {told}: it confirms its own errors; {'' if self.first else 'longer --burn-in, '}higher --keep-rate, or lower --pseudo-weight")
         state.update(pictures=0, kept=0.0, pseudo=0.0, steps=0)
 
     def warn(self, what: str, sentence: str) -> None:

@@ -221,7 +221,7 @@ NO_EPS = 1e-30          # for an eps of 0, which not every version of torch take
 def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps: float | None = None, norm: str = "bn") -> nn.Module:
     """A backbone with random weights. Raises ValueError for a name that is not known, and for what a backbone cannot be.
 
-    freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4)
+    freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4), "all"
     stride_in_1x1  bottlenecks shrink the map in their first convolution, as Caffe's ResNets do
     norm_eps       of all batch norms; None: their own
     norm           "bn" or "gn" (group norms; Wu and He, 1803.08494), of which nothing is frozen
@@ -234,8 +234,8 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
         body = BACKBONES[name](NORMS[norm])
     else:
         raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
-    if freeze not in ("none", "norm", "early"):
-        raise ValueError(f"backbone_freeze is {freeze!r}, not one of none, norm, early")
+    if freeze not in ("none", "norm", "early", "all"):
+        raise ValueError(f"backbone_freeze is {freeze!r}, not one of none, norm, early, all")
     if stride_in_1x1:
         _move_strides(name, body)
     if norm_eps is not None:
@@ -244,9 +244,8 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
                 module.eps = norm_eps or NO_EPS
     if freeze != "none":
         freeze_norms(body)
-    if freeze == "early":
-        for module in body.early():
-            module.requires_grad_(False)
+    for module in {"early": body.early(), "all": [body]}.get(freeze, []):
+        module.requires_grad_(False)
     return body
 
 

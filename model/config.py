@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 INF = float("inf")
 CHOICES = {
-    "levels": (3, 4, 5), "backbone_norm": ("bn", "gn"), "backbone_freeze": ("none", "norm", "early"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
+    "levels": (3, 4, 5), "backbone_norm": ("bn", "gn"), "backbone_freeze": ("none", "norm", "early", "all"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
     "p6_from": ("p5", "c5"), "head_norm": ("gn", "bn", "none"), "tower_bias": (False, True), "shared_tower": (False, True),
     "distance": ("exp", "relu"), "distance_unit": ("stride", "pixel"), "scale_distances": (True, False),
     "quality": ("centerness", "iou", "none"), "quality_tower": ("box", "cls"),

@@ -66,7 +66,7 @@ class FCOS(nn.Module):
     def match(self, targets: dict, sizes: tuple, spacings: tuple | None) -> tuple[Tensor, Tensor | None]:
         """The gt row of each location [B, N], and the logits that are left out besides, bool [B, N, C]; None without ignore zones."""
         boxes, labels, zones = targets["boxes"], targets["labels"], targets.get("zone_ignore")
-        if zones is None:
+        if zones is None or zones.device.type == "cpu" and not zones.any():        # to ask a GPU would be to wait for it
             return self.assign(boxes, labels, targets["ignore"], sizes, spacings=spacings), None
         location, claimed, *_ = self.claims(boxes, sizes, spacings=spacings)
         silent = silenced(location, claimed & (zones & (labels >= 0))[..., None], labels, sum(h * w for h, w in sizes), self.config.num_classes)

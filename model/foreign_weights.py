@@ -220,14 +220,6 @@ _LITE_PARTS = {"_expand_conv": "conv", "_bn0": "bn", "_depthwise_conv": "conv", 
 _LITE_LAYER = {"_expand_conv": 0, "_bn0": 0, "_depthwise_conv": 2, "_bn1": 2, "_project_conv": 4, "_bn2": 4}
 
 
-def load_weights(network: nn.Module, kind: str, state: dict[str, Tensor], class_rows: list = ()) -> None:
-    """Weights to start from: a "detector" of ours, or one of load_backbone's kinds."""
-    if kind == "detector":
-        load_detector(network, state, class_rows)
-    else:
-        load_backbone(network.backbone, kind, state)
-
-
 def load_backbone(backbone: nn.Module, kind: str, state: dict[str, Tensor]) -> None:
     """ImageNet weights into a backbone of model.backbone, strictly but for the classifier.
 

@@ -8,7 +8,7 @@ Missing is what the full file has and the other has not, by id; crowds and diffi
 
 by class    positives by falling score, each against the missing box of its class that it overlaps most, taken or not; precision P,
             recall R, F1, mean IoU of the hits, and PQ = sum of IoU / (TP + FP / 2 + FN / 2), at IoU 0.5 and 0.75; the same for small,
-            medium and large boxes (areas up to 32², 96², above); ap50: area under precision over recall
+            medium and large boxes (areas up to 32², 96², above); ap50: area under precision over recall, where all have a score
 as seed     Jmq14/FCOS's count: boxes in the order of the file, classes ignored, each missing box takes the free pseudo label that
             it overlaps most with 0.5 or more
 ignored     recall of positives and ignored boxes together, and the share of the ignored boxes that are a missing object
@@ -17,7 +17,7 @@ doubles     positives that overlap a kept box of their class with an IoU above 0
 
 This is the one stage that looks at dropped labels; nothing it finds may be used to choose what is trained.
 """
-from pseudo_label.labels import add_place, by_image, human, is_crowd, is_neutral, missing_labels, read_labels, write_json
+from pseudo_label.labels import add_place, by_image, human, is_crowd, is_neutral, missing_labels, read_labels, refuse_inputs, write_json
 from util.command_line import Parser, one_sentence_errors
 
 SIZES = (("small", 0, 32**2), ("medium", 32**2, 96**2), ("large", 96**2, float("inf")))
@@ -80,7 +80,8 @@ def evaluate(contents: dict, full: dict, name="the pseudo labels", full_name="th
             "sizes": {size: quality_where(*everything, areas=areas) for size, *areas in SIZES}}
     curves = class_curves(partners, len(classes), 0.5)
     return {"by_class": measures,
-            "ap50": mean_of_known([area_ap(curve.precision, curve.recall) if curve else None for curve in curves]),
+            "ap50": None if any("score" not in each for each in positive)
+            else mean_of_known([area_ap(curve.precision, curve.recall) if curve else None for curve in curves]),
             "as_seed": seed_quality(positive, missing, contents["images"]),
             "ignored": ignored_quality(positive, ignored, missing, contents, full),
             "calibration_error": calibration_error(pseudo, missing, contents, full), "doubles": count_doubles(positive, contents)}
@@ -189,6 +190,8 @@ def main(argv: list | None = None) -> None:
     add_place(parser)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        if flags.output:
+            refuse_inputs(flags.output, flags.source, flags.full)
         contents, full = (read_labels(source, flags.images, flags.split, flags.skip_bad).contents for source in (flags.source, flags.full))
         result = evaluate(contents, full, flags.source, flags.full)
         print(format_quality(result))

@@ -180,6 +180,8 @@ def write_found(detections: list, arrays: dict, output, features=True) -> None:
         part = output / "features.partial.npz"
         np.savez(part, **arrays)
         os.replace(part, output / "features.npz")
+    else:
+        (output / "features.npz").unlink(missing_ok=True)       # of other detections
     write_json(output / "detections.json", detections)
 
 

@@ -89,7 +89,7 @@ def main(argv: list | None = None) -> None:
     with one_sentence_errors():
         if flags.ignore > flags.positive:
             raise ValueError(f"--ignore is {flags.ignore:g}, must not be above --positive {flags.positive:g}")
-        refuse_existing(flags.output, flags.source)
+        refuse_existing(flags.output, flags.source, flags.detections)
         labels = read_labels(flags.source, flags.images, flags.split, flags.skip_bad)
         detections = read_detections(flags.detections, labels.contents)
         from pseudo_label.policies import Options

@@ -57,13 +57,14 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
         as_written = {str(id): id for id in ids}
         for annotation in contents["annotations"]:
             annotation[part] = as_written.get(str(annotation[part]), annotation[part])
+    sizes = {each["id"]: (each["height"], each["width"]) for each in contents["images"] if each.get("height") and each.get("width")}
     for place, annotation in enumerate(contents["annotations"], start=1):
         id, where = annotation.get("id"), f"{source}: annotation {annotation.get('id', f'number {place}')}"
         if id is None or str(id) in seen:
             what = "another one has that" if str(id) in seen else "it has none"
             raise ValueError(f"{where} must have an id of its own, by which the stages know it; {what}")
         seen.add(str(id))
-        trouble = trouble_with(annotation, image_ids, category_ids)
+        trouble = trouble_with(annotation, image_ids, category_ids) or outside(annotation, sizes)
         if trouble and not skip_bad:
             raise ValueError(f"{where}: {trouble}; --skip-bad leaves out what is bad and goes on")
         if trouble:
@@ -85,6 +86,16 @@ def trouble_with(annotation, image_ids, category_ids) -> str | None:
             return f"{part}_id is {id!r}, which is the id of no {part}"
     numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(value, (int, float)) and math.isfinite(value) for value in bbox)
     return None if numbers and bbox[2] > 0 and bbox[3] > 0 else f"bbox is {bbox}, must be four numbers [x, y, width, height] with an area"
+
+
+def outside(annotation, sizes) -> str | None:
+    """What is wrong with a box that its picture, of a size (h, w) in `sizes`, does not show."""
+    from dataset.coco import xywh_edges
+    try:
+        if annotation["image_id"] in sizes:
+            xywh_edges(annotation["bbox"], sizes[annotation["image_id"]])
+    except (TypeError, ValueError) as error:
+        return str(error)
 
 
 def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
@@ -110,7 +121,7 @@ def _good_pictures(path: Path, entries: list, images: Path) -> list:
 
 
 def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
-    """Numbers its annotations, unless they have <id>s, which then are theirs."""
+    """Numbers its annotations, unless the folder is one that write_labels made: its <id>s are theirs."""
     from dataset.voc import VOCDataset, find_layout, find_splits, index_layout
     from tools.voc_to_coco import to_coco
     if split == "auto":
@@ -119,21 +130,33 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
             raise ValueError(f"{folder}: has no list 'train' in ImageSets (but {', '.join(splits)}); name one with --split S, or take every XML file with --split all")
         split = "train" if splits else "all"
     dataset = VOCDataset(folder, None if split == "all" else split, skip_bad=skip_bad)
-    images, xmls = find_layout(folder)[1], index_layout(folder)[0]
-    contents, digest = to_coco(dataset, images), hashlib.sha256()
+    if dataset.skipped:
+        print(f"note: {folder}: {len(dataset.skipped)} files or objects are bad and left out, as training does; the first: {dataset.skipped[0]}")
+    images, xmls, info = find_layout(folder)[1], index_layout(folder)[0], _read_info(folder / INFO)
+    contents, digest, tags = to_coco(dataset, images), hashlib.sha256(), {tag: read for tag, read in TAGS.items() if tag != "id" or info}
     for id, annotations in zip(dataset.ids, by_image(contents).values(), strict=True):
         data = xmls[id][0].read_bytes()
         digest.update(data)
         elements = ElementTree.fromstring(data).findall("object")
         for element, annotation in zip(elements, annotations, strict=True) if len(elements) == len(annotations) else ():
-            annotation |= {tag: read(element.findtext(tag).strip()) for tag, read in TAGS.items() if element.findtext(tag)}
-    info = _read_info(folder / INFO)
+            found = {tag: read(element.findtext(tag).strip()) for tag, read in tags.items() if element.findtext(tag)}
+            annotation |= found if "id" in found or not info else found | {"id": None}
+    number_new(contents["annotations"], info)
     if dataset.objects_at_zero:
         print(f"note: {folder}: {dataset.objects_at_zero} boxes start at coordinate 0, but pixels are counted from 1 here; if this folder counts "
               f"from 0, make a json of it: tools/voc_to_coco.py {folder} --zero-based --output FILE.json")
     image_ids, category_ids = (info.pop(part, {}) for part in IDS)
     written = "train" if split == "all" else split      # a list of that name is what training and the next stage take
     return Labels(with_ids(contents | {"info": info}, image_ids, category_ids), images, written, digest.hexdigest())
+
+
+def number_new(annotations: list, info: dict) -> None:
+    """Gives those whose id is None, objects that somebody has added, numbers beyond all that are or were there."""
+    used = [each["id"] for each in annotations if isinstance(each["id"], int)]
+    beyond = count(max([info.get("partial", {}).get("first_id", 1), *(id + 1 for id in used)]))
+    for each in annotations:
+        if each["id"] is None:
+            each["id"] = next(beyond)
 
 
 def _read_info(path: Path) -> dict:
@@ -197,10 +220,16 @@ def write_json(path, value, indent=None) -> None:
     os.replace(part, path)
 
 
-def refuse_existing(output, source) -> None:
-    """A folder that is there would be mixed with what is written; a json is replaced, unless it is the source."""
-    if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
-        raise ValueError(f"--output {output}: is the source itself, which it would replace; name another file or folder")
+def refuse_inputs(output, *inputs) -> None:
+    """What a command reads, files or None, must not be what it writes."""
+    for source in filter(None, inputs):
+        if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
+            raise ValueError(f"--output {output}: is what is read, which it would replace; name another file or folder")
+
+
+def refuse_existing(output, *inputs) -> None:
+    """A folder that is there would be mixed with what is written; a json is replaced, unless it is one of the inputs."""
+    refuse_inputs(output, *inputs)
     if Path(output).suffix != ".json" and Path(output).exists():
         raise ValueError(f"--output {output}: is there already; name another folder, or a file *.json")
 

@@ -8,6 +8,7 @@
 train-K.json holds all pictures but those of fold K. folds.json says which pictures these are: {"folds": [[image id, ...], ...]}.
 A teacher learnt that what is missing in its own pictures is background, so there it cannot find it, nor tell how much is missing.
 """
+import re
 from pathlib import Path
 
 from pseudo_label.labels import add_place, read_labels, write_json
@@ -31,6 +32,8 @@ def without_images(contents: dict, ids: list) -> dict:
 
 def write_folds(contents: dict, folds: list, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
+    for earlier in (path for path in output.iterdir() if re.fullmatch(r"train-\d+\.json", path.name)):
+        earlier.unlink()                        # there may have been more
     for place, ids in enumerate(folds):
         write_json(output / f"train-{place}.json", without_images(contents, ids))
     write_json(output / "folds.json", {"folds": folds})

@@ -21,7 +21,7 @@ Several GPUs of one machine are used as train_coco.py uses them without torchrun
 
 The output holds train.json, test.json, and for each seed partial.json, a run folder for each arm and teacher, detections,
 pseudo labels, their quality, and drawn pictures; results.json and table.md for all. Begun anew it goes on where it stopped, also with
-other --arms or --seeds. What the columns mean: pseudo_label/compare_arms.py.
+more --arms or --seeds, named beside the earlier ones. What the columns mean: pseudo_label/compare_arms.py.
 """
 import argparse
 import csv
@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from pseudo_label.labels import add_place, missing_labels, read_labels, write_json, write_labels
+from pseudo_label.labels import Labels, add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
 from util.command_line import Parser, number, one_sentence_errors
@@ -232,6 +232,24 @@ def settle(output: Path, settings: dict) -> None:
     write_json(path, settings, indent=1)
 
 
+def refuse_shared_pictures(full: Labels, test: Labels) -> None:
+    train, judged = ({(labels.images / each["file_name"]).resolve() for each in labels.contents["images"]} for labels in (full, test))
+    if shared := train & judged:
+        raise ValueError(f"{len(shared)} of the {len(judged)} pictures to judge on are trained on too, {min(shared)} for example; "
+                         "name other lists with --split and --test-split, or others with --test")
+
+
+def refuse_fewer(output: Path, flags: argparse.Namespace) -> None:
+    """The table is of what a call names: raises ValueError where an earlier one has more, which would be lost."""
+    path = output / "results.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arms": {}, "seeds": []}
+    for name, there in (("arms", list(before["arms"])), ("seeds", before["seeds"])):
+        if not {*there} <= {*getattr(flags, name)}:
+            words = " ".join(map(str, dict.fromkeys([*there, *getattr(flags, name)])))
+            raise ValueError(f"--output {output}: its table has the {name} {' '.join(map(str, there))}, which a table without them would replace; "
+                             f"--{name} {words} has all (what is there is not trained again)")
+
+
 def run(flags: argparse.Namespace, words: list) -> dict:
     """The rows of the table, by arm. Raises ValueError, after the others are through, for an arm that cannot be trained."""
     words = [*words, "--skip-bad"] if flags.skip_bad else words
@@ -248,6 +266,8 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     output = Path(flags.output)
     full = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
     test = read_labels(test_source, test_images, flags.test_split, flags.skip_bad, need_images=True)
+    refuse_shared_pictures(full, test)
+    refuse_fewer(output, flags)
     settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds", *PLACES)}
            | {f"sha256 of the labels to {what}": digest(labels) for what, labels in (("train on", full), ("judge on", test))}
            | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)})
@@ -258,6 +278,8 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     from pseudo_label.compare_arms import compare, format_arms, measure, resamples
     classes = COCODataset(output / "train.json", full.images, skip_bad=flags.skip_bad).classes
     test_set = COCODataset(output / "test.json", test.images, classes=classes, skip_bad=flags.skip_bad)
+    if test_set.skipped:
+        print(f"note: {output / 'test.json'}: {len(test_set.skipped)} entries are bad and left out; the first: {test_set.skipped[0]}")
     truth, counts = test_set.truth(), resamples(len(test_set))
     measured, costs, failed = {name: [] for name in flags.arms}, {name: [] for name in flags.arms}, {}
     for seed in flags.seeds:

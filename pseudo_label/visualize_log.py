@@ -44,7 +44,7 @@ def plot_stages(runs: list, path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from evaluation.plots import line_colours, plain_axes, save
+    from evaluation.plots import line_colours, plain_axes, plain_text, save
     names = list(dict.fromkeys(name for _, _, losses in runs for name in losses))
     figure = Figure(figsize=(1.6 + 3.2 * max(2, len(runs)), 2.6 * len(names) + 0.6), layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
@@ -55,7 +55,7 @@ def plot_stages(runs: list, path) -> None:
             if name in losses:
                 known = np.isfinite(losses[name])
                 axes.plot(start + steps[known], losses[name][known], color=colour, linewidth=1.8,
-                          marker="o" if known.sum() < 40 else None, markersize=3, label=run)
+                          marker="o" if known.sum() < 40 else None, markersize=3, label=plain_text(run))
             if start:
                 axes.axvline(start, color="0.7", linewidth=1, linestyle=":")
         start += steps[-1]

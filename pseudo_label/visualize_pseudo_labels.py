@@ -31,13 +31,13 @@ def kinds_of(annotations: list, missing: list) -> dict:
 
 def draw(image, kinds: dict, names: dict):
     """A copy of the picture with the boxes of each kind and the legend below it."""
-    from PIL import ImageDraw, ImageFont
+    from PIL import ImageDraw
 
     from pseudo_label.policies import boxes_of
-    from util.draw import draw_plate, frame_around, to_pil
+    from util.draw import draw_plate, frame_around, lettering, to_pil
     picture = to_pil(image)
     mean_side = (picture.width + picture.height) / 2
-    line, font = max(2, round(mean_side / 420)), ImageFont.load_default(max(12, round(mean_side / 60)))
+    line, (font, spelled) = max(2, round(mean_side / 420)), lettering(names.values(), max(12, round(mean_side / 60)))
     pen, plates, covered = ImageDraw.Draw(picture), [], []
     for kind, own in kinds.items():
         for each, box in zip(own, boxes_of(own).tolist(), strict=True):
@@ -46,7 +46,7 @@ def draw(image, kinds: dict, names: dict):
             covered.append((frame, 1))
             if kind == "pseudo":
                 chance = each.get("p_real", each.get("score"))
-                plates.append((frame, names[each["category_id"]] + (f" {chance:.2f}" if chance is not None else "")))
+                plates.append((frame, spelled[names[each["category_id"]]] + (f" {chance:.2f}" if chance is not None else "")))
     for frame, text in plates:
         covered.append((draw_plate(pen, frame, text, font, COLOURS["pseudo"], picture.size, covered), 20))
     return with_legend(picture, {kind: len(own) for kind, own in kinds.items()}, font, line)
@@ -86,20 +86,21 @@ def with_legend(picture, counts: dict, font, line: int):
 
 def draw_pictures(contents: dict, missing: list, images: Path, output: Path, count: int) -> list:
     """Writes up to `count` PNGs, and returns their paths. Raises ValueError where no picture has anything but kept labels."""
-    from dataset.pictures import flat_name, read_picture
+    from dataset.pictures import flat_names, read_picture
     names = {each["id"]: each["name"] for each in contents["categories"]}
     missing_of = by_image({**contents, "annotations": missing})
     kinds_in = {id: kinds_of(own, missing_of[id]) for id, own in by_image(contents).items()}
     worth = [image for image in contents["images"] if any(own for kind, own in kinds_in[image["id"]].items() if kind != "kept")]
     if not worth:
         raise ValueError(f"there is nothing to draw: no pseudo label, ignored box or missing label in {len(kinds_in)} pictures")
+    chosen = worth[::max(1, -(-len(worth) // count))]
+    paths = [output / f"{name}.png" for name in flat_names(Path(image["file_name"]).with_suffix("").as_posix() for image in chosen)]
+    pictures = {(images / image["file_name"]).resolve() for image in contents["images"]}
+    if output.resolve() in {path.parent for path in pictures} or pictures & {path.resolve() for path in paths}:
+        raise ValueError(f"--output {output}: is a folder of the pictures, among which the drawings would lie; name another folder")
     output.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image in worth[::max(1, -(-len(worth) // count))]:
-        paths.append(output / f"{flat_name(Path(image['file_name']).with_suffix('').as_posix())}.png")
-        if paths[-1].exists() and paths[-1].samefile(images / image["file_name"]):
-            raise ValueError(f"--output {output}: the drawing would replace {paths[-1]} itself; name another folder")
-        draw(read_picture(images / image["file_name"]), kinds_in[image["id"]], names).save(paths[-1])
+    for image, path in zip(chosen, paths, strict=True):
+        draw(read_picture(images / image["file_name"]), kinds_in[image["id"]], names).save(path)
     return paths
 
 

@@ -73,6 +73,10 @@ def test_the_run_to_resume_is_the_newest_of_the_same_command(tmp_path):
     assert newest_run(tmp_path, ["train_json", "epochs"]) == tmp_path / "coco-1" / "last.pth"
     with pytest.raises(ValueError, match="holds no run to resume"):
         newest_run(tmp_path, ["epochs"])
+    (tmp_path / "voc-2").mkdir()
+    (tmp_path / "voc-2" / "config.yaml").write_text("data: [a]\nepochs: 1\n")
+    with pytest.raises(ValueError, match="voc-2: is newer than .*voc-1, and ended before its first checkpoint; .*--resume .*voc-1.last.pth"):
+        newest_run(tmp_path, ["data", "epochs", "seed"])
 
 
 def test_the_newest_run_wins_over_the_shipped_checkpoint(tmp_path):

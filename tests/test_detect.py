@@ -196,10 +196,12 @@ def test_a_video_of_any_rate_comes_back(checkpoint):
 
 
 def test_inputs_whose_drawn_copies_would_be_one_file_are_refused(checkpoint, tmp_path, capsys):
-    draw_picture(tmp_path / "1.png", (16, 8, 48, 40))
-    again = tmp_path / "1.png"
-    assert "both drawn copies would be" in refusal(detect.main, ["1.png", again, "--output", "out", "--checkpoint", checkpoint], capsys)
+    for name in ("a.avi", "a.avi.mp4"):
+        (tmp_path / name).touch()
+    assert "both drawn copies would be" in refusal(detect.main, ["a.avi", "a.avi.mp4", "--output", "out", "--checkpoint", checkpoint], capsys)
     assert not Path("out").exists()
+    draw_picture(tmp_path / "1.png", (16, 8, 48, 40))
+    assert detect.find_inputs(["1.png", str(tmp_path / "1.png"), "./1.png"]) == ([Path("1.png")], [])
 
 
 def test_a_video_that_ends_early_is_named(checkpoint, tmp_path, capsys):

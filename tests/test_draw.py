@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from util import draw
 from util.draw import BACKGROUND, class_colours, draw_detections, grid, text_colour
 
 GREY = (128, 128, 128)
@@ -65,6 +66,15 @@ def test_boxes_and_plates_at_the_border_or_beyond_stay_inside(box):
 def test_a_name_wider_than_the_picture_is_cut_and_does_not_fail():
     assert changed(draw_detections(grey(40, 30), [[5, 5, 30, 25]], ["an endless class name " * 3], [0.5])).any()
     assert changed(draw_detections(grey(3, 2), [[0, 0, 3, 2]], ["nail"], [0.5])).all()
+
+
+def test_names_in_other_letters_can_be_told_apart(monkeypatch):
+    monkeypatch.setattr(draw, "SYSTEM_FONTS", ())
+
+    def drawn(name):
+        return draw_detections(grey(200, 150), [[50, 60, 120, 110]], [name]).tobytes()
+    assert len({drawn(name) for name in ("гайка", "винты", "螺丝", "夹子", "écrou", "ecrou")}) == 6
+    assert drawn("螺丝") == drawn(r"\u87ba\u4e1d")
 
 
 def test_plates_do_not_hide_each_other_where_there_is_room():

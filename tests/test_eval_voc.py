@@ -9,6 +9,7 @@ from colour_network import BAD_CHECKPOINTS, bad_checkpoint, colour_checkpoint, r
 from PIL import Image
 
 import eval_voc
+from flags import chosen_checkpoint, evaluation_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,6 +78,13 @@ def test_flags_override_the_checkpoint_and_choose_split_and_output(tmp_path, fol
     assert metrics["all"]["pictures"] == 4 and metrics["mAP"] == 1
     assert metrics["input"] == {"min_size": 192, "max_size": 1000, "tile": None}
     assert (tmp_path / "out" / "metrics.json").exists() and not (tmp_path / "eval").exists()
+
+
+def test_nms_and_the_number_of_detections_can_be_others_than_the_checkpoints(tmp_path):
+    words = ["--checkpoint", str(real_checkpoint(tmp_path / "best.pth"))]
+    as_trained, changed = (chosen_checkpoint(evaluation_parser("").parse_args([*words, *more]), tmp_path)[1]["config"]
+                           for more in ([], ["--max-detections", "7", "--nms-iou-threshold", "0.3"]))
+    assert changed == as_trained | {"max_detections": 7, "nms_iou_threshold": 0.3} != as_trained
 
 
 def test_in_tiles_objects_are_found_once_each(tmp_path, folder, monkeypatch):

@@ -88,6 +88,26 @@ def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
     assert same(a["model"], b["model"]) and a["training"]["step"] == b["training"]["step"] == 15
 
 
+def test_a_run_that_is_killed_goes_on_from_its_last_ten_minutes(tmp_path, monkeypatch):
+    whole, _ = run_fit(tmp_path / "whole")
+    clip = nn.utils.clip_grad_norm_
+
+    def killed(parameters, norm, calls=[]):
+        calls.append(norm)
+        if len(calls) == 8:
+            raise RuntimeError("CUDA out of memory")
+        return clip(parameters, norm)
+    monkeypatch.setattr("engine.fit.SAVE_EVERY", -1)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", killed)
+    with pytest.raises(RuntimeError):
+        run_fit(tmp_path / "broken")
+    monkeypatch.undo()
+    last = load_checkpoint(tmp_path / "broken" / "last.pth")
+    assert (last["training"]["epoch"], last["training"]["batch"], last["training"]["step"]) == (1, 2, 7)
+    resumed, _ = run_fit(tmp_path / "broken", resume=last)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
 def test_a_step_broken_off_half_made_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
     """A second Ctrl-C raises at once, wherever the step is."""
     whole, _ = run_fit(tmp_path / "whole")

@@ -8,7 +8,7 @@ from torch import nn
 from engine.pretrained import imagenet_state
 from model import build_model
 from model.backbone import build_backbone, pixel_statistics
-from model.foreign_weights import load_backbone, load_detector, load_weights
+from model.foreign_weights import load_backbone, load_detector
 
 SMALL = {"fpn_channels": 32, "head_convs": 1, "levels": 3, "backbone": "regnet_x_400mf"}
 
@@ -120,7 +120,7 @@ def test_a_detector_with_other_classes_gives_the_rows_that_are_asked_for():
     torch.manual_seed(0)
     old, new = build_model({"num_classes": 3, **SMALL}), build_model({"num_classes": 2, **SMALL})
     fresh = new.state_dict()["head.cls_logits.weight"].clone()
-    load_weights(new, "detector", old.state_dict(), [(0, 2)])
+    load_detector(new, old.state_dict(), [(0, 2)])
     ours, theirs = new.state_dict(), old.state_dict()
     assert torch.equal(ours["head.cls_logits.weight"][0], theirs["head.cls_logits.weight"][2])
     assert torch.equal(ours["head.cls_logits.weight"][1], fresh[1])

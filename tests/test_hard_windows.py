@@ -74,7 +74,8 @@ def test_a_folder_of_windows_that_a_data_set_reads(evaluated, tmp_path, capsys):
 
 
 def test_windows_of_zero_based_data_are_zero_based_too(evaluated, tmp_path, capsys):
-    main([str(evaluated), "--output", str(tmp_path / "hard"), "--size", "60", "40", "--score-threshold", "0.3", "--zero-based"])
+    (evaluated / "metrics.json").write_text(json.dumps(json.loads((evaluated / "metrics.json").read_text()) | {"zero_based": True}))
+    main([str(evaluated), "--output", str(tmp_path / "hard"), "--size", "60", "40", "--score-threshold", "0.3"])
     assert capsys.readouterr().out.rstrip().endswith("--zero-based")
     windows = VOCDataset(tmp_path / "hard", "train", ["clip", "nail"], one_based=False)
     assert windows.target(0)["boxes"].tolist() == [[11, 11, 30, 20]]            # (81, 41, 100, 50) in the window (70, 30, 130, 70)
@@ -89,8 +90,11 @@ def test_pictures_whose_paths_make_one_name_keep_their_windows(evaluated, tmp_pa
 def test_what_a_person_can_get_wrong(evaluated, tmp_path, capsys):
     assert "is there already" in refusal(main, [evaluated, "--output", tmp_path], capsys)
     assert "metrics.json" in refusal(main, [tmp_path, "--output", tmp_path / "x"], capsys)
+    assert "no false alarm of score 0.95 or more in 3 pictures" in refusal(main, [evaluated, "--output", tmp_path / "x", "--score-threshold", "0.95"], capsys)
     (evaluated / "detections.json").write_text(json.dumps([{"image_id": "z", "bbox": [1, 2, 3, 4], "score": 1, "category_id": 1}]))
     assert "'z'" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
+    (evaluated / "metrics.json").write_text("{x")
+    assert "metrics.json: cannot be read as JSON" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
     (evaluated / "metrics.json").write_text("{}")
     assert "none of eval_voc.py" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
     assert not (tmp_path / "x").exists()

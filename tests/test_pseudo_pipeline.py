@@ -116,7 +116,7 @@ def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_c
     twice.write_text(json.dumps(contents))
     extract_features.main([str(word) for word in (twice, *words[1:], "--skip-bad")])
     again = json.loads((tmp_path / "found/detections.json").read_text())
-    assert [each["image_id"] for each in again] == [*range(1, 13), 99] and again[-1]["bbox"] == again[0]["bbox"]
+    assert [each["image_id"] for each in again] == [*range(2, 13)]
     strange = colour_state(tmp_path / "strange.pth", checkpoint, classes=["disc", "cup"])
     assert "finds the class 'cup'" in refusal(extract_features.main, [*words[:4], strange, *words[5:]], capsys)
     assert "needs --images DIR" in refusal(extract_features.main, [partial, *words[3:]], capsys)
@@ -223,6 +223,9 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     calls.clear()
     run_pipeline.main([str(word) for word in words])
     assert not calls and json.loads((out / "results.json").read_text()) == results
+    assert "--arms A A+ B C D F has all" in refusal(run_pipeline.main, [*words[:5], "--seeds", 0, 1, "--arms", "A", *words[8:]], capsys)
+    assert "--seeds 0 1 2 has all" in refusal(run_pipeline.main, [*words[:5], "--seeds", 2, *words[8:]], capsys)
+    assert not calls and json.loads((out / "results.json").read_text()) == results
     assert "holds an experiment with keep 0.5, not 0.4" in refusal(run_pipeline.main, [folder, "--keep", 0.4, *words[3:]], capsys)
 
 
@@ -308,6 +311,7 @@ def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
     output = ["--output", tmp_path / "out"]
     assert "arm A: train_coco.py does not know --no-such" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--", "--no-such", 3], capsys)
     assert "needs another one to judge on" in refusal(run_pipeline.main, [partial, *output, "--arms", "A", "--images", images], capsys)
+    assert "6 of the 6 pictures to judge on are trained on too" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--split", "all"], capsys)
     assert "has no split 'none'" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--test-split", "none"], capsys)
 
 

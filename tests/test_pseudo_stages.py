@@ -104,7 +104,7 @@ def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_p
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"id": 2}, "id 2"), ({"id": None}, "must be a whole number or a text"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"),
+    ({"id": 2}, "annotation 2 must have an id of its own"), ({"id": None}, "must have an id of its own"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"), ({"bbox": [300, 0, 9, 9]}, "lies outside the 200x200 picture"),
     ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category")])
 def test_the_door_refuses_by_name(tmp_path, change, told):
     contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 10])])
@@ -163,6 +163,21 @@ def test_a_folder_that_lost_a_class_or_has_no_list_is_read_as_before_by_what_fol
     less = read_labels(tmp_path / "less").contents
     assert {each["name"]: each["id"] for each in less["categories"]} == {name: id for name, id in ids.items() if name != "ant"}
     assert less["images"] == full["images"] and len(VOCDataset(tmp_path / "less", "train")) == 6        # the list that training takes
+
+
+def test_ids_of_somebody_elses_tool_are_not_ours_and_objects_added_by_hand_get_new_ones(tmp_path, capsys):
+    photographs(tmp_path, ("1.jpg", "2.jpg"))
+    kept = instances([(4, 1, 10, [0, 0, 10, 10]), (7, 2, 30, [5, 5, 10, 10])])
+    write_labels({**kept, "info": {"partial": {"first_id": 100}}}, tmp_path / "folder", tmp_path / "photos", "train")
+    xml = next(path for path in (tmp_path / "folder/Annotations").iterdir() if path.stem == kept["images"][0]["file_name"].split(".")[0])
+    added = "<object><name>class 10</name><bndbox><xmin>50</xmin><ymin>50</ymin><xmax>60</xmax><ymax>60</ymax></bndbox></object></annotation>"
+    xml.write_text(xml.read_text().replace("</annotation>", added))
+    assert sorted(each["id"] for each in read_labels(tmp_path / "folder").contents["annotations"]) == [4, 7, 100]
+    (tmp_path / "folder/info.json").unlink()
+    assert sorted(each["id"] for each in read_labels(tmp_path / "folder").contents["annotations"]) == [1, 2, 3]
+    xml.write_text("<annotation>")
+    assert len(read_labels(tmp_path / "folder", skip_bad=True).contents["annotations"]) == 1
+    assert "1 files or objects are bad and left out, as training does; the first: " in capsys.readouterr().out
 
 
 def test_a_folder_that_counts_from_0_is_noted(tmp_path, capsys):
@@ -250,7 +265,7 @@ def test_the_command_writes_the_sidecar_and_refuses_to_drop_from_pseudo_labels(t
     assert "holds pseudo labels already" in refusal(make_partial.main, [marked, "--output", tmp_path / "q.json"], capsys)
     assert "no such file" in refusal(make_partial.main, [tmp_path / "none.json", "--output", tmp_path / "q.json"], capsys)
     before = path.read_text()
-    assert "is the source itself" in refusal(make_partial.main, [path, "--output", tmp_path / "full.json"], capsys) and path.read_text() == before
+    assert "is what is read" in refusal(make_partial.main, [path, "--output", tmp_path / "full.json"], capsys) and path.read_text() == before
     (tmp_path / "there").mkdir()
     assert "is there already" in refusal(make_partial.main, [path, "--output", tmp_path / "there"], capsys)
 
@@ -443,7 +458,8 @@ def test_generating_refuses_in_one_sentence(tmp_path, capsys):
         generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "b.json", [{"box": 1}]), *words[3:]], capsys)
     assert "annotation 1 is there already" in refusal(generate_pseudo_labels.main, [*words, "--policy", "fixed", "--first-id", 1], capsys)
     assert "must not be above" in refusal(generate_pseudo_labels.main, [*words, "--ignore", 0.9], capsys)
-    assert "is the source itself" in refusal(generate_pseudo_labels.main, [*words[:3], "--output", partial], capsys)
+    for source in (partial, detections):
+        assert "is what is read, which it would replace" in refusal(generate_pseudo_labels.main, [*words[:3], "--output", source], capsys)
     assert not (tmp_path / "out.json").exists()
     generate_pseudo_labels.main([str(word) for word in (*words, "--policy", "fixed", "--first-id", 500)])
     assert [each["id"] for each in read_labels(tmp_path / "out.json").contents["annotations"]] == [1, 500, 501]
@@ -486,6 +502,8 @@ def test_quality_by_hand():
     # without the one on the difficult object: three of 0.9 with one hit, one of 0.5 that hits
     assert result["calibration_error"] == pytest.approx((abs(1 - 2.7) + abs(1 - 0.5)) / 4)
     assert "as seed counts" in evaluate_pseudo_labels.format_quality(result) and json.dumps(result)
+    unranked = {**MARKED, "annotations": [{key: value for key, value in each.items() if key != "score"} for each in MARKED["annotations"]]}
+    assert result["ap50"] is not None and evaluate_pseudo_labels.evaluate(unranked, FULL)["ap50"] is None
 
 
 def test_the_seed_gives_a_pseudo_label_to_one_missing_box_only():
@@ -503,6 +521,7 @@ def test_measuring_refuses_in_one_sentence(tmp_path, capsys):
     def told(contents):
         return refusal(evaluate_pseudo_labels.main, [written(tmp_path, "a.json", contents), "--full", full], capsys)
     assert "holds no pseudo label" in told(FULL)
+    assert "is what is read" in refusal(evaluate_pseudo_labels.main, [written(tmp_path, "a.json", MARKED), "--full", full, "--output", full], capsys)
     other = json.loads(json.dumps(MARKED))
     other["annotations"][0]["bbox"][0] = 3
     assert "annotation 1 is not in" in told(other) and "as it is here" in told(other)
@@ -625,6 +644,7 @@ def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
     visualize_pseudo_labels.main([*map(str, words[:3]), "--full", str(written(tmp_path, "renamed.json", renamed)), "--output", str(tmp_path / "again")])
     assert all((tmp_path / f"again/{id}.png").read_bytes() == (tmp_path / f"drawn/{id}.png").read_bytes() for id in (1, 2))
     assert "nothing to draw" in refusal(visualize_pseudo_labels.main, [words[4], *words[1:3], "--output", tmp_path / "x"], capsys)
+    assert "is a folder of the pictures" in refusal(visualize_pseudo_labels.main, [*words[:5], "--output", tmp_path], capsys)
     assert "needs --images DIR" in refusal(visualize_pseudo_labels.main, [words[4], "--output", tmp_path / "x"], capsys)
 
 

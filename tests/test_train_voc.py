@@ -234,6 +234,16 @@ def test_the_file_of_another_repository_gives_a_run_its_class_rows_by_name(tmp_p
     assert told[0] == f"weights of {tmp_path / 'theirs.pth'}; class rows taken over: dog; new: nail"
 
 
+def test_a_file_of_backbone_weights_starts_a_run_and_one_of_another_backbone_is_refused(tmp_path):
+    theirs = torchvision.models.resnet18().state_dict()
+    torch.save(theirs, tmp_path / "r18.pth")
+    network, config, told = build_network(train_voc.parse_flags(["--weights", str(tmp_path / "r18.pth"), "--backbone", "resnet18"])[0], ["nail"], None)
+    assert torch.equal(network.backbone.state_dict()["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    assert config["backbone_freeze"] == "early" and told == []
+    with pytest.raises(ValueError, match="--weights .*r18.pth: "):
+        build_network(train_voc.parse_flags(["--weights", str(tmp_path / "r18.pth"), "--backbone", "resnet34"])[0], ["nail"], None)
+
+
 def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_folder, capsys):
     weights = random_weights(next(case for case in CASES if case.family == "fcos"), channels=32)
     torch.save({"model": weights}, tmp_path / "fcos.pth")
@@ -246,7 +256,7 @@ def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_
 
 
 @pytest.mark.parametrize("freeze, norms_move, stem_moves, rest_moves", [
-    ("none", True, True, True), ("norm", False, True, True), ("early", False, False, True)])
+    ("none", True, True, True), ("norm", False, True, True), ("early", False, False, True), ("all", False, False, False)])
 def test_what_is_frozen_stays(freeze, norms_move, stem_moves, rest_moves, tmp_path, voc_folder):
     flags = ("--freeze", freeze, "--val-split", "none", "--warmup", 0)
     start = train(voc_folder, tmp_path / "start", *flags, "--max-steps", 1, "--lr", 0)["training"]["model"]
@@ -507,6 +517,16 @@ def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_fol
     flags, _ = train_voc.parse_flags(["--data", str(voc_folder)])
     notes = notes_on(*train_voc.open_data(flags), flags)
     assert notes == [f"{val}: 3 ids are listed more than once and count once"]
+
+
+@pytest.mark.parametrize("more, lost", [([], None), (["--min-size", "24"], 0.3), (["--min-size", "24", "--crop", "64"], None), (["--min-size", "24", "--model", "faster_rcnn"], None)])
+def test_objects_too_small_for_any_location_are_told_of(voc_folder, xml_writer, more, lost):
+    for xml in (voc_folder / "Annotations").iterdir():
+        xml_writer(xml, (96, 128), [("disc", (1, 1, 32, 24)), ("slab", (1, 1, 96, 96))])         # a quarter: 8 x 6 px and 24 x 24 px of the input
+    flags, _ = train_voc.parse_flags(["--data", str(voc_folder), *more])
+    train_set, _ = train_voc.open_data(flags)
+    notes = [note for note in notes_on(train_set, None, flags) if "so small" in note]
+    assert notes == [] if lost is None else len(notes) == 1 and "about 2 of 12 objects" in notes[0] and "--crop 640" in notes[0]       # 6 x (1 - 6 / 8)
 
 
 @pytest.mark.parametrize("more, objects, told", [

@@ -9,7 +9,8 @@ FOUND is a folder of eval_voc.py. A false alarm is a detection of score --score-
 doubles and badly drawn boxes count) and touches no difficult one. The surest come first; each that no window shows in full yet
 gets one of --size, or of what the picture has of it, as central as the picture's borders allow. Its objects are labelled as in a
 crop of training: cut to what is in view, and left out where that is less than 0.3 of them. Evaluate pictures that it was not
-trained on, since it is seldom wrong on those, and that you will not judge it by. Look at the windows before you train: a "false
+trained on, since it is seldom wrong on those, and that you will not judge it by. The windows come as a list train, so that my_pictures has to have lists too
+(tools/make_splits.py), and their coordinates count as those of the evaluated pictures do. Look at the windows before you train: a "false
 alarm" that is an object nobody labelled would be taught as background.
 """
 import json
@@ -56,17 +57,24 @@ def false_alarms(found: list, target: dict) -> list:
     return boxes[~(box_iou(boxes, left_out) > 0).any(1)].tolist()
 
 
-def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int, int], zero_based: bool) -> tuple[int, int]:
-    """Writes the folder; returns how many pictures had false alarms, and how many windows there are."""
+def read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int, int]) -> tuple[int, int, bool]:
+    """Writes the folder; returns how many pictures had false alarms, how many windows there are, and whether their coordinates start at 0. Raises ValueError where there are none."""
     from PIL import Image
 
     from dataset.augment import show
     from dataset.pictures import flat_name
     from dataset.voc import VOCDataset, annotation
-    metrics, detections = (json.loads((evaluated / name).read_text(encoding="utf-8")) for name in ("metrics.json", "detections.json"))
+    metrics, detections = (read_json(evaluated / name) for name in ("metrics.json", "detections.json"))
     if not {"data", "split", "per_class", "skipped"} <= metrics.keys():
         raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py, which alone says where the pictures are")
-    split = metrics["split"]
+    split, zero_based = metrics["split"], metrics.get("zero_based", False)
     dataset = VOCDataset(metrics["data"], None if split == "all" else split, list(metrics["per_class"]), not zero_based, metrics["skipped"] > 0)
     found = {}
     for each in detections:
@@ -75,13 +83,13 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     if strange := found.keys() - {*dataset.ids}:
         raise ValueError(f"{evaluated}: its detections.json has the picture {min(strange)!r}, which {' '.join(metrics['data'])} has not (any more)")
     names, pictures = [], 0
-    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
-        (output / folder).mkdir(parents=True)
     for index, id in enumerate(dataset.ids):
         boxes = false_alarms(found[id], dataset.target(index)) if id in found else []
         if not boxes:
             continue
         pictures += 1
+        for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (output / folder).mkdir(parents=True, exist_ok=True)
         image, target = dataset[index]
         for place, window in enumerate(windows_around(boxes, target["orig_size"], shape)):
             name, (x1, y1, x2, y2) = f"{flat_name(id)}_{place}", window
@@ -92,8 +100,10 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
             text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes, not zero_based)
             (output / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
             names.append(name)
+    if not names:
+        raise ValueError(f"{evaluated}: has no false alarm of score {score_threshold:g} or more in {len(dataset)} pictures")
     (output / "ImageSets/Main/train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    return pictures, len(names)
+    return pictures, len(names), zero_based
 
 
 def main(argv: list | None = None) -> None:
@@ -103,13 +113,12 @@ def main(argv: list | None = None) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="folder to write, which must not be there yet")
     add("--score-threshold", type=number(float, 0, 1), default=0.3, metavar="X", help="lowest score of a false alarm that gets a window")
     add("--size", type=number(int, 32), nargs=2, default=[640, 360], metavar=("W", "H"), help="px of a window")
-    add("--zero-based", action="store_true", help="the coordinates of the data, and so of the windows, start at 0, as eval_voc.py was told")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
-        pictures, windows = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]), flags.zero_based)
-        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * flags.zero_based}")
+        pictures, windows, zero_based = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]))
+        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * zero_based}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def parse_flags(argv):
     if file := parser.parse_args(argv).checkpoint:
         checkpoint = trained_detector(file)
         known = vars(parser.parse_args([])).keys() - {*OF_THIS_CALL}
+        if any(word.partition("=")[0] == "--data" for word in argv):
+            known -= {"train_json", "train_images"}         # of the checkpoint's own data
         words = file_words(parser, {name: value for name, value in checkpoint.get("flags", {}).items() if name in known}, file)
     return read_training_flags(parser, words + argv, ROOT / "checkpoint")[0], checkpoint
 
@@ -58,7 +60,7 @@ def parse_flags(argv):
 def open_data(flags, classes):
     """The training set, with the given classes, or its own where these are None."""
     from dataset.coco import COCODataset, choose_pair
-    from dataset.voc import VOCDataset, find_splits
+    from dataset.voc import VOCDataset, training_split
     if bool(flags.train_json) != bool(flags.train_images):
         raise ValueError("--train-json and --train-images go together")
     pair = (flags.train_json, flags.train_images) if flags.train_json else None
@@ -68,9 +70,7 @@ def open_data(flags, classes):
             raise ValueError(f"--data {flags.data[0]}: has no annotations/instances_train*.json")
     if pair:
         return COCODataset(*pair, classes, flags.skip_bad)
-    auto = "train" if all("train" in find_splits(folder) for folder in flags.data) else None
-    split = {"auto": auto, "all": None}.get(flags.train_split, flags.train_split)
-    return VOCDataset(flags.data, split, classes, one_based=not flags.zero_based, skip_bad=flags.skip_bad)
+    return VOCDataset(flags.data, training_split(flags.data, flags.train_split), classes, one_based=not flags.zero_based, skip_bad=flags.skip_bad)
 
 
 def build_network(flags, checkpoint, num_classes):
@@ -110,7 +110,7 @@ def draw_targets(image, boxes, names, ignore, zones, levels):
     lines = [(colour, f"{name}: " + ("a region to leave out" if region else "a zone to ignore, where its class is left open" if zone
                                      else ", ".join(counts) or "none"))
              for colour, name, region, zone, counts in zip(colours, numbered, ignore.tolist(), zones.tolist(), answers, strict=True)]
-    lines += [(GREY, "ignored"), (None, "all else: background; dashed: the object")] + [(None, f"nothing on {', '.join(idle)}")] * bool(idle)
+    lines += [(GREY, "ignored"), (None, f"all else: background{', in a zone for the other classes' if zones.any() else ''}; dashed: the object")] + [(None, f"nothing on {', '.join(idle)}")] * bool(idle)
     return above_legend(grid(panels, max(2, -(-len(panels) // 2)), side=2 * PANEL), lines)
 
 
@@ -153,11 +153,11 @@ def under_title(panel, title):
 
 def above_legend(sheet, lines):
     """The sheet with a legend below: [(colour or None, text)] in as many columns as fit."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    from util.draw import BACKGROUND
-    font, height = ImageFont.load_default(18), 26
-    width = max(int(font.getlength(text)) for _, text in lines) + 60
+    from util.draw import BACKGROUND, lettering
+    height, (font, spelled) = 26, lettering([text for _, text in lines], 18)
+    width = max(int(font.getlength(spelled[text])) for _, text in lines) + 60
     columns = max(1, sheet.width // width)
     rows = -(-len(lines) // columns)
     whole = Image.new("RGB", (max(sheet.width, width), sheet.height + rows * height + 12), BACKGROUND)
@@ -167,7 +167,7 @@ def above_legend(sheet, lines):
         x, y = 8 + place // rows * width, sheet.height + place % rows * height
         if colour:
             draw.rectangle((x, y + 2, x + 20, y + 20), fill=colour, outline=WHITE)
-        draw.text((x + 30, y), text, fill=WHITE, font=font)
+        draw.text((x + 30, y), spelled[text], fill=WHITE, font=font)
     return whole
 
 

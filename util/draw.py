@@ -7,6 +7,8 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 BACKGROUND = (32, 32, 32)
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "segoeui.ttf", "msyh.ttc", "msgothic.ttc", "malgun.ttf",
+                "Arial Unicode.ttf", "PingFang.ttc", "AppleSDGothicNeo.ttc")         # Linux's, Windows's and macOS's with many letters
 TINT = 0.4                      # how much of a mask's colour covers the picture
 
 
@@ -52,6 +54,21 @@ def to_pil(image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(torch.as_tensor(image).cpu().permute(1, 2, 0).numpy()))
 
 
+def lettering(names, size: int):
+    """(a Pillow font of `size` px, {name: how it is written}). Pillow's own font has few letters beyond ASCII: for others one of the system that
+    has them is taken. Where none has, they are written as their numbers, so that no two names look the same."""
+    letters = {letter for name in names for letter in name if not letter.isascii()}
+    for file in (None, *SYSTEM_FONTS):
+        try:
+            font = ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+        except OSError:             # not on this machine
+            continue
+        box = bytes(font.getmask("\uffff"))        # what stands for any letter that a font does not have
+        if all(bytes(font.getmask(letter)) != box for letter in letters):
+            return font, {name: name for name in names}
+    return ImageFont.load_default(size), {name: name.encode("ascii", "backslashreplace").decode() for name in names}
+
+
 def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=False, plates=True, masks=None) -> Image.Image:
     """A copy of the picture with a box and a name plate, and a mask where it has one, for each detection; best scored on top.
 
@@ -68,7 +85,7 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
     colours = dict(zip(classes, class_colours(len(classes)), strict=True))
     draw, mean_side = ImageDraw.Draw(picture), (picture.width + picture.height) / 2
     line = max(2, round(mean_side / 420))
-    font = ImageFont.load_default(max(12, round(mean_side / 60)))
+    font, spelled = lettering(classes, max(12, round(mean_side / 60)))
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).cpu()
     rising = list(range(len(labels))) if scores is None else torch.as_tensor(scores).argsort(stable=True).tolist()
     for row in () if masks is None else rising:
@@ -81,7 +98,7 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
             draw.rectangle(frames[row], outline=colours[labels[row]], width=line)
     covered = [(frame, 1) for frame in frames.values()]
     for row in reversed(rising) if plates else ():
-        text = labels[row] if scores is None else f"{labels[row]} {float(scores[row]):.2f}"
+        text = spelled[labels[row]] if scores is None else f"{spelled[labels[row]]} {float(scores[row]):.2f}"
         plate = draw_plate(draw, frames[row], text, font, colours[labels[row]], picture.size, covered)
         covered.append((plate, 20))
     return picture
