@@ -178,8 +178,9 @@ class Detector:
         self.batch_size = args.batch_size
         self.loader_options = input_sizes(args, checkpoint) | {
             "overlap": args.overlap, "batch_size": args.batch_size, "pin_memory": self.device.type == "cuda"}
-        config = checkpoint["config"]  # a score sqrt(class score * quality) >= t needs a class score >= t * t
-        config = config | {"score_threshold": min(config["score_threshold"], self.threshold**2)}
+        config = checkpoint["config"]
+        if "score_threshold" in args:       # a score sqrt(class score * quality) >= t needs a class score >= t * t; the checkpoint's own was found with its own candidates
+            config = config | {"score_threshold": min(config["score_threshold"], self.threshold**2)}
         self.network = load_model(config, checkpoint["model"], self.device)
         print(f"{path} ({', '.join(self.classes)}), score threshold {self.threshold:g}, {self.device}")
 

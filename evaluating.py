@@ -27,6 +27,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     device = select_device(flags.device)
     path, checkpoint = chosen_checkpoint(flags, checkpoints)
     sizes = input_sizes(flags, checkpoint)
+    print(f"{path} finds {', '.join(checkpoint['classes'])}")
     dataset, which = open_data(flags, checkpoint)
     for note in [*dataset.notes, *dataset.skipped]:
         print(f"note: {note}")

@@ -2,6 +2,7 @@
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay
 def size_or_range(text):
     """A `type` for argparse: "640" -> 640; "640-800", the two and all between, stays a text for `every_size`."""
     low, dash, high = text.partition("-")
-    if int(low) < 1 or dash and int(high) < int(low):
+    if not low.isdecimal() or int(low) < 1 or dash and not (high.isdecimal() and int(high) >= int(low)):
         raise argparse.ArgumentTypeError(f"is {text}, must be a size of 1 px or more, or a range LOW-HIGH of them")
     return text if dash else int(text)
 
@@ -186,7 +187,10 @@ def read_training_flags(parser, argv, checkpoints):
     if flags.config:
         import yaml
         try:
-            values = yaml.safe_load(Path(flags.config).read_text(encoding="utf-8"))
+            text = Path(flags.config).read_text(encoding="utf-8")
+            values, keys = yaml.safe_load(text), re.findall(r"^([a-z][\w-]*) *:", text, re.MULTILINE)
+            if twice := [key for place, key in enumerate(keys) if key.replace("-", "_") in {other.replace("-", "_") for other in keys[:place]}]:
+                raise ValueError(f"{flags.config}: says {twice[0]} twice")
             for name in ("resume", "config"):
                 if isinstance(values, dict) and name in values:
                     raise ValueError(f"{flags.config}: holds {name}, which only the command line can say")
@@ -196,7 +200,9 @@ def read_training_flags(parser, argv, checkpoints):
     words += argv
     flags = parser.parse_args(words)
     fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(MODELS[flags.model])}, PRESETS[flags.preset])
-    flags.max_size = flags.max_size or longest_side(max(every_size(flags.min_size)))
+    typed = {word.partition("=")[0] for word in argv}
+    if not flags.max_size or "--min-size" in typed and "--max-size" not in typed:       # that of a recipe or of a resumed run belongs to its own --min-size
+        flags.max_size = max(flags.max_size or 0, longest_side(max(every_size(flags.min_size))))
     if flags.backbone_norm == "gn" and flags.weights in ("auto", "imagenet"):
         if flags.weights == "imagenet":
             raise ValueError("--backbone-norm gn has no ImageNet weights, which are of networks with batch norms; take --weights none")

@@ -83,9 +83,12 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
 
 def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
     """Sentences on what was left out, looks odd, or makes training hard."""
+    from dataset.preprocess import resized_size
     notes = [*dict.fromkeys(note for part in (train_set, val_set) if part for note in (*part.notes, *part.skipped))]
     if val_set and (shared := {*train_set.pictures} & {*val_set.pictures}):
         notes.append(f"{len(shared)} of the {len(val_set)} pictures to evaluate on are trained on too; the measure flatters")
+    if flags.batch_size > len(train_set):
+        notes.append(f"--batch-size {flags.batch_size} is more than the {len(train_set)} pictures, of which each step then has some more than once")
     objects = sum(train_set.class_counts().values())
     if flags.model == "fcos" and objects:
         sides = train_set.input_sides(None if flags.crop else max(every_size(flags.min_size)), flags.max_size)
@@ -93,6 +96,11 @@ def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
         if lost > objects / 100:
             notes.append(f"about {lost:.0f} of {objects} objects are so small in what the network sees that they lie between its locations, "
                          f"{FINEST_STRIDE} px apart, and are not learnt; {'a larger --zoom' if flags.crop else 'a larger --min-size, or --crop 640'} shows them larger")
+    if flags.crop and not flags.tile:
+        shrunk = sum(resized_size(*size, max(every_size(flags.min_size)), flags.max_size)[0] < 0.8 * size[0] for size in map(train_set.size, range(len(train_set))))
+        if shrunk:
+            notes.append(f"--crop {flags.crop} trains at full resolution, but {shrunk} of {len(train_set)} pictures are larger than --min-size, to which whole ones are shrunk for "
+                         f"evaluation and detection; --tile {flags.crop} looks at them as they are trained on")
     if flags.model == "fcos" and objects < len(train_set) and not (flags.crop or flags.mosaic or flags.normalizer_floor):
         notes.append(f"{objects} objects in {len(train_set)} pictures: many a step holds few, and its losses, divided by their count, are as large "
                      "as those of others; a run can go astray, from which --normalizer-floor 8 keeps it")
@@ -110,9 +118,11 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
     weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
-    asked = config = model_config(flags.model)(
-        num_classes=len(classes), model=flags.model, **model_fields(flags),
-        backbone_freeze=flags.freeze if flags.freeze != "auto" else "early" if weights else "none", **pixel_statistics(flags.backbone)).asdict()
+    if not weights and flags.freeze not in ("auto", "none"):
+        raise ValueError(f"--freeze {flags.freeze} leaves layers of the backbone as they were loaded, but there are no weights to load; take --freeze none")
+    freeze = flags.freeze if flags.freeze != "auto" else "early" if weights and not flags.backbone.startswith("timm:") else "none"
+    asked = config = model_config(flags.model)(num_classes=len(classes), model=flags.model, **model_fields(flags), backbone_freeze=freeze,
+                                               **pixel_statistics(flags.backbone)).asdict()
     try:
         theirs = parse_config(weights["config"]) if "config" in weights else None
         same = not theirs or theirs.model == flags.model

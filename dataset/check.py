@@ -6,6 +6,7 @@ Every XML file is parsed and every picture decoded. An error is what training wo
 out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
 mistake in the command or a file that the system refuses, 130 after Ctrl-C, else 0.
 """
+import difflib
 import hashlib
 import itertools
 import json
@@ -42,6 +43,8 @@ KINDS = {
     "id-in-two-splits": ("warning", "ids in two lists that should not overlap"),
     "repeated-id": ("warning", "ids more than once in one list; they count once"),
     "picture-without-xml": ("warning", "pictures without XML; they are left out"),
+    "in-no-list": ("warning", "pictures with XML in no list of ImageSets; they are neither trained on nor judged"),
+    "class-name-close": ("warning", "classes of one or two objects, with a name close to that of another: misspelt?"),
     "class-name-case": ("warning", "class names that differ only in upper and lower case"),
     "rare-class": ("warning", f"classes with less than {RARE:.0%} of the objects of the most frequent one"),
     "picture-without-object": ("note", "pictures without any object; they train the background"),
@@ -156,7 +159,11 @@ def _check_files(folder, split, faults, lists):
     xmls, pictures = index_layout(folder)
     unlabelled = sorted(pictures.keys() - xmls.keys(), key=natural_order)
     faults["picture-without-xml"] += [pictures[id][0] for id in unlabelled]
-    for name, path in find_splits(folder).items():
+    splits = find_splits(folder)
+    if splits and split is None:
+        listed = {id for path in splits.values() for id in read_split(path, known=xmls)}
+        faults["in-no-list"] += [xmls[id][0] for id in sorted(xmls.keys() & pictures.keys() - listed, key=natural_order)]
+    for name, path in splits.items():
         if split in (None, name):
             ids = read_split(path, known=xmls)
             lists[name] |= {(folder, id) for id in ids}
@@ -176,6 +183,10 @@ def _count(members):
 def _check_classes(total, counts, faults):
     from dataset.annotated import same_but_for_case
     faults["class-name-case"] += same_but_for_case(total)
+    for name, number in total.items():
+        others = [other for other, count in total.items() if count >= 10 * number and other.casefold() != name.casefold()]
+        if number <= 2 and (close := difflib.get_close_matches(name, others, n=1, cutoff=0.7)):
+            faults["class-name-close"].append(f"{name} ({number} objects), others are {close[0]} ({total[close[0]]} objects)")
     most = max(total.values(), default=0)
     faults["rare-class"] += [f"{name}: {count}, others have up to {most}" for name, count in total.items()
                              if count < RARE * most]

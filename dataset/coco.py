@@ -63,7 +63,9 @@ def find_pairs(folder) -> dict[str, tuple[Path, Path]]:
         candidates = _picture_folders(folder, name)
         pairs[name] = path, next((place for place in candidates if place.is_dir()), candidates[0])
     if not pairs:
-        raise ValueError(f"{folder}: {'holds no annotations/instances_*.json' if Path(folder).is_dir() else 'no such folder'}")
+        told = ("holds no annotations/instances_*.json" if Path(folder).is_dir() else "is a file, must be a folder; a json is named with its pictures, by flags of their own"
+                if Path(folder).is_file() else "no such folder")
+        raise ValueError(f"{folder}: {told}")
     return pairs
 
 

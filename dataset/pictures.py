@@ -199,6 +199,8 @@ def find_pictures(paths):
             candidates = [Path(name) for name in glob.glob(path, recursive=True) if is_picture(Path(name))]
         if not candidates:
             kinds = " ".join(SUFFIXES)
+            if (Path(path) / "JPEGImages").is_dir():
+                raise ValueError(f"{path}: no picture here; they are in {Path(path) / 'JPEGImages'}")
             raise ValueError(f"{path}: no picture here; give files, folders, or globs like 'DIR/**/*.jpg' ({kinds})")
         found.update((candidate, None) for candidate in sorted(candidates, key=natural_order))
     return list(found)

@@ -120,6 +120,8 @@ def overhang(corners, size):
 def find_layout(folder):
     """(folder of the XML files, folder of the pictures): Annotations and JPEGImages, or the folder itself for both."""
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder}: is a file, must be a folder in VOC layout; COCO json goes to train_coco.py and eval_coco.py, or through tools/voc_to_coco.py --to voc")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if (folder / "Annotations").is_dir():
@@ -130,6 +132,10 @@ def find_layout(folder):
         return folder, folder
     below = sorted({str(child.parent) for pattern in ("*/Annotations", "*/*.xml") for child in folder.glob(pattern)})
     hint = f"; below it are {', '.join(below)}: name what you mean" if below else ""
+    if any(Path(path).name.casefold().startswith(("annot", "label", "xml")) for path in below):
+        hint = f"; call {below[0]} Annotations, and the folder of the pictures beside it JPEGImages"
+    if (folder.parent / "Annotations").is_dir():
+        hint = f"; {folder.parent} has"
     raise ValueError(f"{folder}: is no VOC folder, it has neither a folder Annotations nor XML files{hint}")
 
 
@@ -221,6 +227,8 @@ def list_members(folder, split=None):
             raise ValueError(f"{folder}: has no split '{split}', {there}")
         where, listed = splits[split], read_split(splits[split], known=xmls)
         ids = list(dict.fromkeys(listed))
+        if nowhere := len(xmls.keys() & pictures.keys() - {id for path in splits.values() for id in read_split(path, known=xmls)}):
+            notes.append(f"{folder}: {nowhere} pictures with XML are in no list of ImageSets, and so neither trained on nor judged")
         if len(ids) < len(listed):
             notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
     if not ids:

@@ -53,6 +53,8 @@ def load_tensors(path: Path):
     """What anybody's torch.save wrote, on the CPU. Raises ValueError, naming the file, for what is more than tensors and plain types;
     a Namespace of flags, which torchvision's training script puts beside its weights, is one."""
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name {path / 'best.pth'}, or {path / 'last.pth'} to go on with a run")
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     try:

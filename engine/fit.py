@@ -71,7 +71,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
             training.run_epoch(stop)
             training.close_epoch()
     training.bar.close()
-    if not evaluate:
+    if not evaluate and not training.state["best"]:       # of a run that was resumed without an evaluation, the best so far stays
         training.save("best.pth", whole=False)
     return training.state["best"]
 

@@ -98,14 +98,15 @@ def match(candidates: Tensor, targets: dict, low: float, high: float, best_too: 
 
 
 def sample(matched_gt: Tensor, count: int, positives: float, draw=torch.rand) -> tuple[Tensor, Tensor]:
-    """(index int64 [B, S], real bool [B, S]) of `count` random ones a picture, at most the share `positives` of them positive and
+    """(index int64 [B, S], real bool [B, S]) of `count` random ones a picture, at most the share `positives` of them positive, or one, and
     the others background, positives first. S is count, or N where there are not so many; where not real there is no more.
 
     draw    (shape, device=...) -> numbers in 0..1; the highest are taken
     """
     number = draw(matched_gt.shape, device=matched_gt.device)
     length = matched_gt.shape[1]
-    top, index = torch.where(matched_gt >= 0, number, -1.0).topk(min(int(count * positives), length), dim=1)
+    most = max(1, int(count * positives)) if positives else 0
+    top, index = torch.where(matched_gt >= 0, number, -1.0).topk(min(most, length), dim=1)
     chosen = torch.zeros_like(matched_gt, dtype=torch.bool).scatter(1, index, top >= 0)
     rank = torch.where(chosen, number + 1, torch.where(matched_gt == BACKGROUND, number, -1.0))
     top, index = rank.topk(min(count, length), dim=1)

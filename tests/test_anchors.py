@@ -115,7 +115,7 @@ def test_a_sample_holds_no_more_than_it_may_positives_first_and_none_twice(seed,
         chosen = row[places[here]]
         positives = int((chosen >= 0).sum())
         assert len(set(places[here].tolist())) == len(chosen) and (chosen != IGNORED).all() and (chosen[:positives] >= 0).all()
-        assert positives == min(int(count * share), int((row >= 0).sum()))
+        assert positives == min(max(1, int(count * share)) if share else 0, int((row >= 0).sum()))
         assert len(chosen) == positives + min(count - positives, int((row == BACKGROUND).sum()))
 
 

@@ -63,6 +63,11 @@ def test_a_network_that_this_version_does_not_know_is_refused_by_the_name_of_its
         trained_detector(tmp_path / "newer.pth")
 
 
+def test_a_run_folder_is_no_checkpoint_but_its_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; name .*best.pth, or .*last.pth to go on"):
+        load_checkpoint(tmp_path)
+
+
 def test_the_run_to_resume_is_the_newest_of_the_same_command(tmp_path):
     for number, (name, flags) in enumerate({"voc-1": "data: [a]\nepochs: 1\n", "coco-1": "train_json: a\nepochs: 1\n", "odd": ""}.items()):
         (tmp_path / name).mkdir()

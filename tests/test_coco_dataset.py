@@ -212,6 +212,9 @@ def test_the_standard_layout_is_found_in_its_variants(tmp_path):
         find_pairs(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         find_pairs(tmp_path / "nowhere")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="a.json: is a file, must be a folder"):
+        find_pairs(tmp_path / "a.json")
     for name in ("train2017", "val2017"):
         (tmp_path / f"annotations/instances_{name}.json").write_text("{}")
     (tmp_path / "val2017").mkdir()

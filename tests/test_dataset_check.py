@@ -69,6 +69,8 @@ def faulty(voc_folder, xml_writer):
         "id-in-two-splits": lambda: append("val", "0001"),
         "repeated-id": lambda: append("train", "0001"),
         "picture-without-xml": lambda: Image.new("RGB", (9, 9)).save(voc_folder / "JPEGImages/more.png"),
+        "in-no-list": lambda: (lists / "train.txt").write_text("0001\n"),
+        "class-name-close": lambda: objects(("slap", (1, 1, 20, 20)), *[("slab", (1, 1, 20, 20 + n)) for n in range(10)]),
         "class-name-case": lambda: objects(("Disc", (1, 1, 20, 20))),
         "rare-class": lambda: objects(*[("slab", (1, 1, 20, 20 + n)) for n in range(70)] * 3, ("bar", (1, 1, 20, 20))),
         "picture-without-object": lambda: objects(),
@@ -78,7 +80,7 @@ def faulty(voc_folder, xml_writer):
 
 ERRORS = ("unreadable-picture", "bad-xml", "size-mismatch", "unreadable-object", "bad-box", "missing-file")
 OTHERS = ("class-not-in-train", "empty-list", "box-cut", "zero-based", "tiny-box", "duplicate-box", "exif-rotated",
-          "picture-in-two-splits", "id-in-two-splits", "repeated-id", "picture-without-xml", "class-name-case",
+          "picture-in-two-splits", "id-in-two-splits", "repeated-id", "picture-without-xml", "in-no-list", "class-name-close", "class-name-case",
           "rare-class", "picture-without-object")
 
 

@@ -7,7 +7,7 @@ import torch
 from engine.checkpoint import load_checkpoint
 from model import load_model
 from tests.colour_network import real_checkpoint, refusal
-from tools.shrink_checkpoint import main
+from tools.shrink_checkpoint import halved, main
 
 
 @pytest.fixture
@@ -28,6 +28,8 @@ def test_half_the_bytes_and_the_same_outputs(checkpoint, tmp_path, capsys):
     assert all(tensor.dtype == torch.float32 for tensor in (results[1]["boxes"], results[1]["scores"]))
     assert torch.allclose(results[0]["scores"], results[1]["scores"], atol=1e-3)
     assert "sha256" in capsys.readouterr().out
+    name = next(name for name in whole["model"] if name.endswith("running_var"))
+    assert halved(name, whole["model"][name]).dtype == torch.float16 and halved(name, torch.tensor([0.0, 2e-8])).dtype == torch.float32
 
 
 def test_what_half_precision_cannot_hold_or_what_lies_there_already_is_refused(checkpoint, tmp_path, capsys):

@@ -258,7 +258,9 @@ def test_weights_of_others_start_a_run_where_their_file_tells_all(tmp_path, voc_
 @pytest.mark.parametrize("freeze, norms_move, stem_moves, rest_moves", [
     ("none", True, True, True), ("norm", False, True, True), ("early", False, False, True), ("all", False, False, False)])
 def test_what_is_frozen_stays(freeze, norms_move, stem_moves, rest_moves, tmp_path, voc_folder):
-    flags = ("--freeze", freeze, "--val-split", "none", "--warmup", 0)
+    flags = ("--val-split", "none", "--warmup", 0)
+    train(voc_folder, tmp_path / "first", *flags, "--max-steps", 1)
+    flags = (*flags, "--freeze", freeze, "--weights", tmp_path / "first" / "best.pth")
     start = train(voc_folder, tmp_path / "start", *flags, "--max-steps", 1, "--lr", 0)["training"]["model"]
     end = train(voc_folder, tmp_path / "end", *flags, "--max-steps", 2, "--lr", 1)["training"]["model"]
 
@@ -267,6 +269,25 @@ def test_what_is_frozen_stays(freeze, norms_move, stem_moves, rest_moves, tmp_pa
 
     assert moved("backbone.stem.0.weight") == stem_moves and moved("backbone.trunk_output.block4", ".0.weight") == rest_moves
     assert moved("backbone.", "running_mean") == norms_move and moved("head.")
+
+
+def test_nothing_is_frozen_that_was_not_loaded(tmp_path, voc_folder, capsys):
+    assert "--freeze early leaves layers of the backbone as they were loaded, but there are no weights" in refused(capsys, voc_folder, tmp_path / "run", "--freeze", "early")
+
+
+def test_a_larger_min_size_on_the_command_line_is_not_held_back_by_a_recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("min_size: [480]\nmax_size: 800\n")
+    sizes = [train_voc.parse_flags(["--config", str(tmp_path / "recipe.yaml"), *more])[0].max_size
+             for more in ([], ["--min-size", "960"], ["--min-size=960"], ["--min-size", "960", "--max-size", "1000"], ["--min-size", "96"])]
+    assert sizes == [800, 1600, 1600, 1000, 800]
+
+
+def test_crops_of_pictures_that_are_judged_shrunk_are_told_of(voc_folder):
+    notes = []
+    for more in ((), ("--tile", "64"), ("--min-size", "90")):
+        flags, _ = train_voc.parse_flags(["--data", str(voc_folder), "--crop", "64", "--min-size", "48", *more])
+        notes.append([note for note in notes_on(train_voc.open_data(flags)[0], None, flags) if "trains at full resolution" in note])
+    assert notes[1:] == [[], []] and "6 of 6 pictures are larger than --min-size" in notes[0][0] and "--tile 64" in notes[0][0]
 
 
 def test_command_line_wins_over_config_and_config_over_the_resumed_run(tmp_path, voc_folder):
@@ -300,7 +321,8 @@ def test_the_recipes_of_this_repository_hold_flags_that_there_are(recipe):
     (["--channels", "100"], "--channels: is 100, must be a multiple of 32"),
     (["--zoom", "2", "1"], "--zoom is 2 1, LOW must not be above HIGH"),
     (["--schedule", "linear"], "--schedule: invalid choice: 'linear'"),
-    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
+    (["--min-size", "big"], "--min-size: is big, must be a size of 1 px or more, or a range"),
     (["--backbone", "resnet19"], "backbone is 'resnet19', not one of"),
     (["--backbone", "resnet19", "--weights", "auto"], "error: backbone is 'resnet19', not one of"),
     (["--seed", "99999999999999999999999"], "--seed: is 99999999999999999999999, must be in 0.."),
@@ -430,6 +452,18 @@ def test_a_folder_of_a_run_that_was_stopped_before_its_first_checkpoint_is_free(
     for name in ("last.pth", "best.pth"):
         (tmp_path / "run" / name).unlink()
     train(voc_folder, tmp_path / "run", "--max-steps", 1)
+
+
+def test_a_run_resumed_without_an_evaluation_keeps_its_best(tmp_path, voc_folder):
+    train(voc_folder, tmp_path / "run", "--max-steps", 1)
+    best = (tmp_path / "run" / "best.pth").read_bytes()
+    train_voc.main(["--resume", str(tmp_path / "run" / "last.pth"), "--val-split", "none"])
+    assert (tmp_path / "run" / "best.pth").read_bytes() == best
+
+
+def test_a_batch_of_more_pictures_than_there_are_is_told_of(voc_folder):
+    flags, _ = train_voc.parse_flags(["--data", str(voc_folder), "--batch-size", "7"])
+    assert "--batch-size 7 is more than the 6 pictures" in " ".join(notes_on(train_voc.open_data(flags)[0], None, flags))
 
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path, voc_folder, monkeypatch, capsys):

@@ -282,6 +282,8 @@ def test_mistakes_in_the_folders_are_one_sentence_each(tmp_path, voc_folder, bes
     mistakes = {
         (tmp_path / "nowhere", None): "nowhere: no such folder",
         (tmp_path, None): "is no VOC folder.*below it are .*/voc: name what you mean$",
+        (voc_folder / "JPEGImages", None): "is no VOC folder.*; .*voc has$",
+        (voc_folder / "ImageSets" / "Main" / "train.txt", None): "train.txt: is a file, must be a folder in VOC layout",
         (voc_folder, "dev"): "has no split 'dev', only lost, none, test, train, trainval, val$",
         (voc_folder, "none"): "none.txt: is empty",
         (voc_folder, "lost"): r"lost.txt: '../../0002' must have one XML file .* not 0; 1 more like this",

@@ -1,6 +1,6 @@
 """Moves a detector's backbone part of the way back to the ImageNet weights that its training began with.
 
-    python tools/mix_imagenet.py checkpoint/voc-1/best.pth mixed.pth --share 0.4
+    python tools/mix_imagenet.py checkpoint/voc-1/best.pth mixed.pth --share 0.3
 
 For a detector that learned from pictures unlike those it will see, rendered ones or those of one studio, and sees photographs:
 training forgets part of what a network had learned from photographs, and a mean of the weights before and after it can have more of
@@ -32,12 +32,17 @@ def mix(flags) -> None:
     from engine.checkpoint import load_checkpoint, save_checkpoint
     from engine.pretrained import imagenet_state
     from model import build_model
+    from model.backbone import pixel_statistics
     from model.foreign_weights import load_backbone
     if Path(flags.out).exists():
         raise ValueError(f"{flags.out}: is there already; name another file")
     whole = load_checkpoint(flags.checkpoint)
-    backbone = build_model(whole["config"]).backbone
-    load_backbone(backbone, *imagenet_state(whole["config"]["backbone"]))
+    config, flags_of_run = whole["config"], whole.get("flags", {})
+    backbone = build_model(config).backbone
+    if flags_of_run.get("weights") == "none" or any(list(config[name]) != list(value) for name, value in pixel_statistics(config["backbone"]).items()) \
+            or config["stride_in_1x1"]:
+        raise ValueError(f"{flags.checkpoint}: did not start from these ImageNet weights; a mean with others makes no network")
+    load_backbone(backbone, *imagenet_state(config["backbone"]))
     kept = {name: whole[name] for name in ("config", "classes", "score_threshold", "input")}
     kept["model"] = dict(whole["model"])
     for name, start in backbone.state_dict(prefix="backbone.").items():

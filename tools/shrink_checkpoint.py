@@ -29,6 +29,12 @@ def main(argv=None):
         shrink(flags)
 
 
+def halved(name, tensor):
+    """In half precision, but for integers, and for variances that would be zero there, by whose root the network divides."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return tensor if name.endswith("running_var") and bool(((half == 0) & (tensor > 0)).any()) else half
+
+
 def shrink(flags) -> None:
     from engine.checkpoint import load_checkpoint, save_checkpoint
     from flags import input_sizes
@@ -38,7 +44,7 @@ def shrink(flags) -> None:
     kept = {name: whole[name] for name in ("config", "classes", "score_threshold")}
     kept["input"] = input_sizes(flags, whole)
     kept["score_threshold"] = getattr(flags, "score_threshold", kept["score_threshold"])
-    kept["model"] = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in whole["model"].items()}
+    kept["model"] = {name: halved(name, tensor) for name, tensor in whole["model"].items()}
     too_large = [name for name, tensor in kept["model"].items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if too_large:
         raise ValueError(f"{flags.checkpoint}: {too_large[0]} holds values beyond half precision's 65,504")

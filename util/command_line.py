@@ -1,5 +1,6 @@
 """What a command line is made of here: errors of one sentence, a parser that makes them too, and types of flags that name their rule."""
 import argparse
+import difflib
 import os
 import sys
 from contextlib import contextmanager
@@ -54,6 +55,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=manual, allow_abbrev=False, formatter_class=HelpFormatter)
 
     def error(self, message):
+        if message.startswith("unrecognized arguments: --"):
+            word = message.split()[2].partition("=")[0]
+            if close := difflib.get_close_matches(word, self._option_string_actions, n=1):
+                message += f"; did you mean {close[0]}?"
         self.exit(2, f"error: {self.source}{message}\n")
 
 
