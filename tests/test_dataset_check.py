@@ -46,9 +46,12 @@ def faulty(voc_folder, xml_writer):
         with open(lists / f"{name}.txt", "a") as file:
             file.write(f"{id}\n")
 
-    def copied_to_val():
+    def copied():
         for part, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
             shutil.copy(voc_folder / part / f"0001.{suffix}", voc_folder / part / f"copy.{suffix}")
+
+    def copied_to_val():
+        copied()
         append("val", "copy")
 
     ways = {
@@ -69,7 +72,7 @@ def faulty(voc_folder, xml_writer):
         "id-in-two-splits": lambda: append("val", "0001"),
         "repeated-id": lambda: append("train", "0001"),
         "picture-without-xml": lambda: Image.new("RGB", (9, 9)).save(voc_folder / "JPEGImages/more.png"),
-        "in-no-list": lambda: (lists / "train.txt").write_text("0001\n"),
+        "in-no-list": copied,
         "class-name-close": lambda: objects(("slap", (1, 1, 20, 20)), *[("slab", (1, 1, 20, 20 + n)) for n in range(10)]),
         "class-name-case": lambda: objects(("Disc", (1, 1, 20, 20))),
         "rare-class": lambda: objects(*[("slab", (1, 1, 20, 20 + n)) for n in range(70)] * 3, ("bar", (1, 1, 20, 20))),

