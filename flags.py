@@ -87,11 +87,11 @@ def _add_model_flags(parser):
     add = parser.add_argument_group("model", "A flag that the --model has no use for is refused.").add_argument
     add("--model", default=next(iter(MODELS)), choices=list(MODELS), help="detector")
     add("--weights", default="auto", metavar="auto|coco|imagenet|none|FILE", help="what to start from: ImageNet (auto: where that can be had, "
-        "else nothing), torchvision's detector for COCO, or the file of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
+        "else nothing), torchvision's detector for COCO, the file of a backbone (torchvision's ResNets and RegNets), or that of a detector, ours or another's (tools/convert_weights.py), whose classes may be "
         "others; a detector decides the network, one of another --model only backbone and pyramid")
     add("--freeze", default="auto", choices=["auto", "none", "norm", "early", "all"],
         help="what of the backbone stays as it was loaded: nothing, the batch norms, these and the layers up to stride 4, or all of it (quicker); "
-             "auto: early with pre-trained weights, else none")
+             "auto: early with pre-trained weights (of timm: none), else none")
     add("--preset", default="fcos_improved", choices=list(PRESETS), help="what the flags below are where they are not given: the choices of a "
         "known detector, and beyond these the defaults named here")
     for name, (_, default, kind, text) in MODEL_FLAGS.items():
@@ -128,7 +128,7 @@ def add_training_flags(parser, data, runs):
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
         help="shorter side; several, or a range like 640-800: one is drawn for each batch")
-    add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size)")
+    add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size; that of a recipe grows with a larger --min-size)")
     add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
     add("--zoom", type=number(float, 0.1, 10), nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"), help="random magnification, in times")

@@ -6,7 +6,6 @@ from pathlib import Path
 from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_run_folder
 from flags import augmentation, every_size, model_fields, trained_detector
 
-
 FINEST_STRIDE = 8       # px between the locations of P3
 
 
@@ -120,7 +119,8 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
     if not weights and flags.freeze not in ("auto", "none"):
         raise ValueError(f"--freeze {flags.freeze} leaves layers of the backbone as they were loaded, but there are no weights to load; take --freeze none")
-    freeze = flags.freeze if flags.freeze != "auto" else "early" if weights and not flags.backbone.startswith("timm:") else "none"
+    backbone = weights.get("config", {}).get("backbone", flags.backbone)
+    freeze = flags.freeze if flags.freeze != "auto" else "early" if weights and not backbone.startswith("timm:") else "none"
     asked = config = model_config(flags.model)(num_classes=len(classes), model=flags.model, **model_fields(flags), backbone_freeze=freeze,
                                                **pixel_statistics(flags.backbone)).asdict()
     try:

@@ -34,7 +34,7 @@ KINDS = {
     "class-not-in-train": ("error", "classes that val or test has and train has not"),
     "empty-list": ("error", "lists in ImageSets without a single id"),
     "box-cut": ("warning", "boxes that stick out of their picture by more than 1 px; they are cut"),
-    "zero-based": ("warning", "boxes that start at coordinate 0, so the numbers are 0-based: train with --zero-based, and run this again with it"),
+    "zero-based": ("warning", "boxes that start at coordinate 0, which 1-based files never have; where most do, train with --zero-based, and run this again with it"),
     "tiny-box": ("warning", f"boxes with a side under {TINY} px"),
     "duplicate-box": ("warning", "objects with the class and the box of another one in the same picture"),
     "exif-rotated": ("warning", "pictures that EXIF turns or mirrors; boxes are taken to be in upright pixels"),
@@ -123,7 +123,7 @@ def check(folders, split=None, one_based=True):
     split: look at the pictures of this list only. one_based: judge the boxes as VOCDataset reads them so.
     Raises ValueError for a folder that is no VOC folder.
     """
-    from dataset.voc import find_splits, list_members
+    from dataset.voc import list_members
     faults, examined, lists = defaultdict(list), {}, defaultdict(set)
     split = None if split == "all" else split
     for folder in dict.fromkeys(map(Path, folders)):
@@ -135,9 +135,10 @@ def check(folders, split=None, one_based=True):
     for each in examined.values():
         for kind, sentence in each.faults:
             faults[kind].append(sentence)
-    for folder, id in examined:                 # train beside valid, as Roboflow exports them: folders in place of lists
-        if folder.name in FOLDER_SPLITS and not find_splits(folder):
-            lists[FOLDER_SPLITS[folder.name]].add((folder, id))
+    names = {folder: folder.resolve().name for folder in map(Path, folders)}
+    if {*names.values()} <= FOLDER_SPLITS.keys() and not lists:         # train beside valid, as many tools export them: folders in place of lists
+        for folder, id in examined:
+            lists[FOLDER_SPLITS[names[folder]]].add((folder, id))
     splits = {name: [examined[key] for key in sorted(keys & examined.keys())] for name, keys in lists.items()}
     splits = splits or {"all": list(examined.values())}
     counts = {name: _count(members) for name, members in splits.items()}
@@ -155,14 +156,13 @@ def check(folders, split=None, one_based=True):
 
 def _check_files(folder, split, faults, lists):
     from dataset.pictures import natural_order
-    from dataset.voc import find_splits, index_layout, read_split
+    from dataset.voc import find_splits, in_no_list, index_layout, read_split
     xmls, pictures = index_layout(folder)
     unlabelled = sorted(pictures.keys() - xmls.keys(), key=natural_order)
     faults["picture-without-xml"] += [pictures[id][0] for id in unlabelled]
     splits = find_splits(folder)
     if splits and split is None:
-        listed = {id for path in splits.values() for id in read_split(path, known=xmls)}
-        faults["in-no-list"] += [xmls[id][0] for id in sorted(xmls.keys() & pictures.keys() - listed, key=natural_order)]
+        faults["in-no-list"] += [xmls[id][0] for id in sorted(in_no_list(splits, xmls, pictures), key=natural_order)]
     for name, path in splits.items():
         if split in (None, name):
             ids = read_split(path, known=xmls)

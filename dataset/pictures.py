@@ -41,18 +41,23 @@ def read_picture(path):
 
 
 def picture_size(path):
-    """(h, w) of the upright picture, from the header. A JPEG or PNG without its end mark is decoded to judge it.
+    """(h, w) of the upright picture, from the header."""
+    return _size_and_orientation(path)[0]
+
+
+def _size_and_orientation(path):
+    """((h, w) of the upright picture, EXIF orientation), from the header. A JPEG or PNG without its end mark is decoded to judge it.
 
     Raises ValueError as `read_picture` does, except for damage that only decoding shows.
     """
     with _opened(path) as image:
         mark = END_MARKS.get(image.format)
         if mark and not _ends_with(path, mark):
-            if mark == END_OF_JPEG and not _scan_ends(Path(path).read_bytes()):
-                raise ValueError("it is truncated, nothing ends its pixels")
+            if mark == END_OF_JPEG and _ends_with(path, bytes(16)) and not _scan_ends(Path(path).read_bytes()):
+                raise ValueError("it is truncated, zeros stand for its end")
             image.load()
-        width, height = image.size
-        return (width, height) if exif_orientation(image) >= 5 else (height, width)
+        (width, height), orientation = image.size, exif_orientation(image)
+        return ((width, height) if orientation >= 5 else (height, width)), orientation
 
 
 def undecodable(paths):
@@ -75,9 +80,7 @@ def upright_size(path, said, where):
 
     Raises ValueError as `picture_size` does, and, beginning with `where`, if they differ.
     """
-    height, width = picture_size(path)
-    with _opened(path) as image:
-        orientation = exif_orientation(image)
+    (height, width), orientation = _size_and_orientation(path)
     if said not in (None, (height, width)):
         why = "its size before the EXIF rotation" if orientation >= 5 else "width and height exchanged"
         turned = f", {why}," if said == (width, height) else ""
@@ -171,12 +174,12 @@ def flat_name(id: str) -> str:
 
 def flat_names(ids):
     """A `flat_name` for each id, no two alike."""
-    names = []
+    names = {}          # an ordered set
     for name in map(flat_name, ids):
         while name in names:
             name += "_"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def is_picture(path):

@@ -132,8 +132,8 @@ def find_layout(folder):
         return folder, folder
     below = sorted({str(child.parent) for pattern in ("*/Annotations", "*/*.xml") for child in folder.glob(pattern)})
     hint = f"; below it are {', '.join(below)}: name what you mean" if below else ""
-    if any(Path(path).name.casefold().startswith(("annot", "label", "xml")) for path in below):
-        hint = f"; call {below[0]} Annotations, and the folder of the pictures beside it JPEGImages"
+    if odd := [path for path in below if Path(path).name.casefold().startswith(("annot", "label", "xml"))]:
+        hint = f"; call {odd[0]} Annotations, and the folder of the pictures beside it JPEGImages"
     if (folder.parent / "Annotations").is_dir():
         hint = f"; {folder.parent} has"
     raise ValueError(f"{folder}: is no VOC folder, it has neither a folder Annotations nor XML files{hint}")
@@ -179,6 +179,12 @@ def read_split(path, known=()):
         if line:
             ids.append(line)
     return ids
+
+
+def in_no_list(splits, xmls, pictures) -> set:
+    """The ids with XML and picture that none of the lists {name: file} has. Lists of one class, aeroplane_train, are parts of others."""
+    whole = [path for name, path in splits.items() if not any(name.endswith(f"_{other}") for other in splits)]
+    return (xmls.keys() & pictures.keys()) - {id for path in whole for id in read_split(path, known=xmls)}
 
 
 def list_text(ids):
@@ -227,8 +233,8 @@ def list_members(folder, split=None):
             raise ValueError(f"{folder}: has no split '{split}', {there}")
         where, listed = splits[split], read_split(splits[split], known=xmls)
         ids = list(dict.fromkeys(listed))
-        if nowhere := len(xmls.keys() & pictures.keys() - {id for path in splits.values() for id in read_split(path, known=xmls)}):
-            notes.append(f"{folder}: {nowhere} pictures with XML are in no list of ImageSets, and so neither trained on nor judged")
+        if nowhere := in_no_list(splits, xmls, pictures):
+            notes.append(f"{folder}: {len(nowhere)} pictures with XML are in no list of ImageSets, and so neither trained on nor judged")
         if len(ids) < len(listed):
             notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
     if not ids:

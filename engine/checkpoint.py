@@ -90,7 +90,7 @@ def newest_run(folder: Path, flags) -> Path:
         raise ValueError(f"{folder}: holds no run to resume (no */last.pth beside a config.yaml of this command)")
     run, newest = max(runs, key=age), max(configs, key=age)
     if age(newest) > age(run) and not newest.with_name("last.pth").exists():
-        raise ValueError(f"{newest.parent}: is newer than {run.parent}, and ended before its first checkpoint; name the run that shall go on: --resume {run}")
+        raise ValueError(f"{newest.parent}: is newer than {run.parent}, and has no checkpoint (yet); name the run that shall go on: --resume {run}")
     return run
 
 

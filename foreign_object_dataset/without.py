@@ -61,7 +61,7 @@ def main(arguments=None):
         print(f"{__doc__}\ningredients: {', '.join(INGREDIENTS)}")
         return 0
     if ingredient not in INGREDIENTS:
-        print(f"without.py: error: '{ingredient}' is not one of {', '.join(INGREDIENTS)}", file=sys.stderr)
+        print(f"error: '{ingredient}' is not one of {', '.join(INGREDIENTS)}", file=sys.stderr)
         return 2
     if "fork" in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("fork", force=True)  # processes that know of the change

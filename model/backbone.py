@@ -224,7 +224,7 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
     freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4), "all"
     stride_in_1x1  bottlenecks shrink the map in their first convolution, as Caffe's ResNets do
     norm_eps       of all batch norms; None: their own
-    norm           "bn" or "gn" (group norms; Wu and He, 1803.08494), of which nothing is frozen
+    norm           "bn" or "gn" (group norms; Wu and He, 1803.08494), which "all" alone freezes
     """
     if name.startswith("timm:"):
         if norm != "bn":

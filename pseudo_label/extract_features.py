@@ -131,10 +131,8 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
         raise ValueError(f"{file}: finds the class {strange[0]!r}, which the labels do not know ({', '.join(category_ids)})")
     if not shown:
         return
-    images_of, tile = {}, checkpoint["input"]["tile"]           # two entries may be of one file
-    for each in shown:
-        images_of.setdefault((Path(images) / each["file_name"]).as_posix(), []).append(each)
-    pictures = Pictures(images_of)
+    tile, image_of = checkpoint["input"]["tile"], {(Path(images) / each["file_name"]).as_posix(): each for each in shown}
+    pictures = Pictures(image_of)
     for path, size in zip(pictures.ids, map(pictures.size, range(len(pictures))), strict=True):
         if tile and max(size) > tile:
             raise ValueError(f"{file}: detects in tiles of {tile} px, several of which {path} needs ({size[1]}x{size[0]}), and they have no pyramid "
@@ -147,12 +145,12 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
             outputs = detect_batch(network, batch, device)
             for row, (output, info, size) in enumerate(zip(outputs, infos, batch["image_sizes"], strict=True)):
                 levels, height = [level[row] for level in pyramid[0]], batch["images"].shape[-2]
-                for image in images_of[info["image_id"]]:
-                    inside = map_boxes(boxes_of(labels_of[image["id"]]).float(), info["window"], (0, 0, *size.flip(0).tolist()))
-                    pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
-                    entries = detections_of(output, map_to_picture(output, info, size)["boxes"], info["orig_size"], image["id"], teacher,
-                                            network.config, [category_ids[name] for name in checkpoint["classes"]])
-                    yield image["id"], (entries, pooled[0]), (teacher, pooled[1])
+                image_id = image_of[info["image_id"]]["id"]
+                inside = map_boxes(boxes_of(labels_of[image_id]).float(), info["window"], (0, 0, *size.flip(0).tolist()))
+                pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
+                entries = detections_of(output, map_to_picture(output, info, size)["boxes"], info["orig_size"], image_id, teacher,
+                                        network.config, [category_ids[name] for name in checkpoint["classes"]])
+                yield image_id, (entries, pooled[0]), (teacher, pooled[1])
 
 
 def detections_of(output: dict, boxes, size: tuple, image_id, teacher: str, config, category_ids: list) -> list:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,8 @@ def _read_json(path: Path, images, split: str, skip_bad: bool) -> Labels:
     """With skip_bad, and a folder of the pictures, without those that training would leave out."""
     from dataset.coco import picture_file, read_instances
     contents = read_instances(path)
+    if not skip_bad and (twice := [name for name, times in Counter(each["file_name"] for each in contents["images"]).items() if times > 1]):
+        raise ValueError(f"{path}: file_name is {twice[0]!r} of several images; all objects of a picture must have one image_id")
     if images and skip_bad:
         contents["images"] = _good_pictures(path, contents["images"], Path(images))
     elif images:
@@ -138,7 +141,9 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
         data = xmls[id][0].read_bytes()
         digest.update(data)
         elements = ElementTree.fromstring(data).findall("object")
-        for element, annotation in zip(elements, annotations, strict=True) if len(elements) == len(annotations) else ():
+        if len(elements) != len(annotations):           # a bad object is left out, and which is not known here
+            elements = [ElementTree.Element("object")] * len(annotations)
+        for element, annotation in zip(elements, annotations, strict=True):
             found = {tag: read(element.findtext(tag).strip()) for tag, read in tags.items() if element.findtext(tag)}
             annotation |= found if "id" in found or not info else found | {"id": None}
     number_new(contents["annotations"], info)

@@ -11,7 +11,7 @@ A teacher learnt that what is missing in its own pictures is background, so ther
 import re
 from pathlib import Path
 
-from pseudo_label.labels import add_place, read_labels, write_json
+from pseudo_label.labels import add_place, read_labels, refuse_inputs, write_json
 from pseudo_label.make_partial import draw
 from util.command_line import Parser, number, one_sentence_errors
 
@@ -32,8 +32,9 @@ def without_images(contents: dict, ids: list) -> dict:
 
 def write_folds(contents: dict, folds: list, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for earlier in (path for path in output.iterdir() if re.fullmatch(r"train-\d+\.json", path.name)):
-        earlier.unlink()                        # there may have been more
+    for earlier in output.glob("train-*.json") if (output / "folds.json").exists() else ():         # of an earlier call, which may have had more
+        if re.fullmatch(r"train-\d+\.json", earlier.name):
+            earlier.unlink()
     for place, ids in enumerate(folds):
         write_json(output / f"train-{place}.json", without_images(contents, ids))
     write_json(output / "folds.json", {"folds": folds})
@@ -49,6 +50,7 @@ def main(argv: list | None = None) -> None:
     add_place(parser)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        refuse_inputs(Path(flags.output) / Path(flags.source).name, flags.source)
         contents = read_labels(flags.source, flags.images, flags.split, flags.skip_bad).contents
         folds = make_folds(contents, flags.folds, flags.seed)
         write_folds(contents, folds, Path(flags.output))

@@ -242,7 +242,10 @@ def refuse_shared_pictures(full: Labels, test: Labels) -> None:
 def refuse_fewer(output: Path, flags: argparse.Namespace) -> None:
     """The table is of what a call names: raises ValueError where an earlier one has more, which would be lost."""
     path = output / "results.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arms": {}, "seeds": []}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arms": {}, "seeds": []}
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
     for name, there in (("arms", list(before["arms"])), ("seeds", before["seeds"])):
         if not {*there} <= {*getattr(flags, name)}:
             words = " ".join(map(str, dict.fromkeys([*there, *getattr(flags, name)])))

@@ -37,7 +37,7 @@ def draw(image, kinds: dict, names: dict):
     from util.draw import draw_plate, frame_around, lettering, to_pil
     picture = to_pil(image)
     mean_side = (picture.width + picture.height) / 2
-    line, (font, spelled) = max(2, round(mean_side / 420)), lettering(names.values(), max(12, round(mean_side / 60)))
+    line, (font, spelled) = max(2, round(mean_side / 420)), lettering(tuple(names.values()), max(12, round(mean_side / 60)))
     pen, plates, covered = ImageDraw.Draw(picture), [], []
     for kind, own in kinds.items():
         for each, box in zip(own, boxes_of(own).tolist(), strict=True):

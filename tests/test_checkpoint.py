@@ -80,7 +80,7 @@ def test_the_run_to_resume_is_the_newest_of_the_same_command(tmp_path):
         newest_run(tmp_path, ["epochs"])
     (tmp_path / "voc-2").mkdir()
     (tmp_path / "voc-2" / "config.yaml").write_text("data: [a]\nepochs: 1\n")
-    with pytest.raises(ValueError, match="voc-2: is newer than .*voc-1, and ended before its first checkpoint; .*--resume .*voc-1.last.pth"):
+    with pytest.raises(ValueError, match="voc-2: is newer than .*voc-1, and has no checkpoint .yet.; .*--resume .*voc-1.last.pth"):
         newest_run(tmp_path, ["data", "epochs", "seed"])
 
 

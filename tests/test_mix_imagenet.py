@@ -48,7 +48,8 @@ def test_a_file_that_is_there_and_a_share_beyond_one_are_refused(run, tmp_path, 
     file, _ = run
     assert "is there already" in refusal(main, [file, file, "--share", "0.5"], capsys)
     assert "--share" in refusal(main, [file, tmp_path / "out.pth", "--share", "1.5"], capsys)
-    for change in ({"flags": {"weights": "none"}}, {"config": {**load_checkpoint(file)["config"], "pixel_mean": (1.0, 2.0, 3.0)}}):
+    for change in ({"flags": {"weights": "none"}}, {"config": {**load_checkpoint(file)["config"], "pixel_mean": (1.0, 2.0, 3.0)}},
+                   {"config": {**load_checkpoint(file)["config"], "backbone_freeze": "early"}}):
         save_checkpoint(tmp_path / "other.pth", {**load_checkpoint(file), **change})
         assert "did not start from these ImageNet weights" in refusal(main, [tmp_path / "other.pth", tmp_path / "out.pth", "--share", "0.5"], capsys)
     assert not (tmp_path / "out.pth").exists()

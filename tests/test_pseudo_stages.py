@@ -104,7 +104,8 @@ def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_p
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"id": 2}, "annotation 2 must have an id of its own"), ({"id": None}, "must have an id of its own"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"), ({"bbox": [300, 0, 9, 9]}, "lies outside the 200x200 picture"),
+    ({"id": 2}, "annotation 2 must have an id of its own"),
+    ({"id": None}, "must have an id of its own"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"), ({"bbox": [300, 0, 9, 9]}, "lies outside the 200x200 picture"),
     ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category")])
 def test_the_door_refuses_by_name(tmp_path, change, told):
     contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 10])])

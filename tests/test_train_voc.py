@@ -153,7 +153,8 @@ def test_resume_without_a_file_takes_the_newest_run(tmp_path, voc_folder, monkey
 
 
 def test_two_processes_of_torchrun_train_as_one(tmp_path, voc_folder):
-    flags = ["--freeze", "norm", "--batch-size", 2, "--epochs", 1, "--max-steps", 2, "--val-split", "none", "--lr", 0.1, "--warmup", 0]
+    train(voc_folder, tmp_path / "first", "--max-steps", 1, "--val-split", "none")
+    flags = ["--weights", tmp_path / "first" / "best.pth", "--freeze", "norm", "--batch-size", 2, "--epochs", 1, "--max-steps", 2, "--val-split", "none", "--lr", 0.1, "--warmup", 0]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train_voc.py")]
     done = subprocess.run([*command, *words(voc_folder, tmp_path / "two", *flags)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -548,7 +549,7 @@ def test_the_longest_side_follows_the_shorter_one_unless_it_is_given(tmp_path):
 def test_what_is_odd_about_the_pictures_to_evaluate_on_is_told(tmp_path, voc_folder):
     val = voc_folder / "ImageSets" / "Main" / "val.txt"
     val.write_text(val.read_text() * 2)
-    flags, _ = train_voc.parse_flags(["--data", str(voc_folder)])
+    flags, _ = train_voc.parse_flags(["--data", str(voc_folder), "--batch-size", "4"])
     notes = notes_on(*train_voc.open_data(flags), flags)
     assert notes == [f"{val}: 3 ids are listed more than once and count once"]
 

@@ -72,9 +72,9 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     from dataset.pictures import flat_name
     from dataset.voc import VOCDataset, annotation
     metrics, detections = (read_json(evaluated / name) for name in ("metrics.json", "detections.json"))
-    if not {"data", "split", "per_class", "skipped"} <= metrics.keys():
-        raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py, which alone says where the pictures are")
-    split, zero_based = metrics["split"], metrics.get("zero_based", False)
+    if not {"data", "split", "per_class", "skipped", "zero_based"} <= metrics.keys():
+        raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py as it is now, which alone says where the pictures are; evaluate them anew")
+    split, zero_based = metrics["split"], metrics["zero_based"]
     dataset = VOCDataset(metrics["data"], None if split == "all" else split, list(metrics["per_class"]), not zero_based, metrics["skipped"] > 0)
     found = {}
     for each in detections:
@@ -82,7 +82,7 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
             found.setdefault(each["image_id"], []).append(each | {"label": each["category_id"] - 1})
     if strange := found.keys() - {*dataset.ids}:
         raise ValueError(f"{evaluated}: its detections.json has the picture {min(strange)!r}, which {' '.join(metrics['data'])} has not (any more)")
-    names, pictures = [], 0
+    names, pictures = {}, 0         # an ordered set
     for index, id in enumerate(dataset.ids):
         boxes = false_alarms(found[id], dataset.target(index)) if id in found else []
         if not boxes:
@@ -99,7 +99,7 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
             Image.fromarray(part.permute(1, 2, 0).numpy()).save(output / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
             text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes, not zero_based)
             (output / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-            names.append(name)
+            names[name] = None
     if not names:
         raise ValueError(f"{evaluated}: has no false alarm of score {score_threshold:g} or more in {len(dataset)} pictures")
     (output / "ImageSets/Main/train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

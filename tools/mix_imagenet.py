@@ -28,21 +28,31 @@ def main(argv=None):
         mix(flags)
 
 
+def began_elsewhere(whole: dict, start: dict) -> bool:
+    """Whether a detector cannot have begun with the backbone `start`: by its flags, its pixels, or a first layer that stayed as it was loaded."""
+    import torch
+
+    from model.backbone import pixel_statistics
+    config, first = whole["config"], next(iter(start))
+    frozen = config["backbone_freeze"] in ("early", "all")
+    return (whole.get("flags", {}).get("weights") == "none" or config["stride_in_1x1"]
+            or any([*config[name]] != [*value] for name, value in pixel_statistics(config["backbone"]).items())
+            or frozen and not torch.allclose(whole["model"][first].float(), start[first], rtol=2e-3, atol=1e-4))
+
+
 def mix(flags) -> None:
     from engine.checkpoint import load_checkpoint, save_checkpoint
     from engine.pretrained import imagenet_state
     from model import build_model
-    from model.backbone import pixel_statistics
     from model.foreign_weights import load_backbone
     if Path(flags.out).exists():
         raise ValueError(f"{flags.out}: is there already; name another file")
     whole = load_checkpoint(flags.checkpoint)
-    config, flags_of_run = whole["config"], whole.get("flags", {})
+    config = whole["config"]
     backbone = build_model(config).backbone
-    if flags_of_run.get("weights") == "none" or any(list(config[name]) != list(value) for name, value in pixel_statistics(config["backbone"]).items()) \
-            or config["stride_in_1x1"]:
-        raise ValueError(f"{flags.checkpoint}: did not start from these ImageNet weights; a mean with others makes no network")
     load_backbone(backbone, *imagenet_state(config["backbone"]))
+    if began_elsewhere(whole, backbone.state_dict(prefix="backbone.")):
+        raise ValueError(f"{flags.checkpoint}: did not start from these ImageNet weights; a mean with others makes no network")
     kept = {name: whole[name] for name in ("config", "classes", "score_threshold", "input")}
     kept["model"] = dict(whole["model"])
     for name, start in backbone.state_dict(prefix="backbone.").items():

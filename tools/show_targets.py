@@ -156,7 +156,7 @@ def above_legend(sheet, lines):
     from PIL import Image, ImageDraw
 
     from util.draw import BACKGROUND, lettering
-    height, (font, spelled) = 26, lettering([text for _, text in lines], 18)
+    height, (font, spelled) = 26, lettering(tuple(text for _, text in lines), 18)
     width = max(int(font.getlength(spelled[text])) for _, text in lines) + 60
     columns = max(1, sheet.width // width)
     rows = -(-len(lines) // columns)

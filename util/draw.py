@@ -54,7 +54,8 @@ def to_pil(image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(torch.as_tensor(image).cpu().permute(1, 2, 0).numpy()))
 
 
-def lettering(names, size: int):
+@lru_cache(maxsize=32)
+def lettering(names: tuple, size: int):
     """(a Pillow font of `size` px, {name: how it is written}). Pillow's own font has few letters beyond ASCII: for others one of the system that
     has them is taken. Where none has, they are written as their numbers, so that no two names look the same."""
     letters = {letter for name in names for letter in name if not letter.isascii()}
@@ -85,7 +86,7 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
     colours = dict(zip(classes, class_colours(len(classes)), strict=True))
     draw, mean_side = ImageDraw.Draw(picture), (picture.width + picture.height) / 2
     line = max(2, round(mean_side / 420))
-    font, spelled = lettering(classes, max(12, round(mean_side / 60)))
+    font, spelled = lettering(tuple(classes), max(12, round(mean_side / 60)))
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).cpu()
     rising = list(range(len(labels))) if scores is None else torch.as_tensor(scores).argsort(stable=True).tolist()
     for row in () if masks is None else rising:
