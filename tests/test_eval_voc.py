@@ -126,6 +126,9 @@ def test_bad_data_is_refused_by_name(tmp_path, folder, monkeypatch, capsys):
     xml.write_text(text.replace("<name>disc", "<name>dics").replace("<name>slab", "<name>dics"))
     assert f"{xml}: object 1 is 'dics', not one of disc, slab" in sentence("--data", folder, "--split", "all")
     xml.write_text(text)
+    other = colour_checkpoint(tmp_path / "other.pth", monkeypatch, classes=("cat", "dog"))
+    assert "other.pth: no object of the data that can be read is of a class that it finds" in refusal(
+        eval_voc.main, ["--checkpoint", other, "--workers", 0, "--data", folder, "--skip-bad"], capsys)
 
     picture = next((folder / "JPEGImages").glob("*.jpg"))
     picture.write_bytes(picture.read_bytes()[:800])
