@@ -29,8 +29,8 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     sizes = input_sizes(flags, checkpoint)
     print(f"{path} finds {', '.join(checkpoint['classes'])}")
     dataset, which = open_data(flags, checkpoint)
-    if dataset.skipped and not sum(dataset.class_counts().values()):
-        raise ValueError(f"{path}: no object of the data that can be read is of a class that it finds; name another --checkpoint. The first: {dataset.skipped[0]}")
+    if dataset.of_other_classes and not sum(dataset.class_counts().values()):
+        raise ValueError(f"{path}: finds {', '.join(checkpoint['classes'])}, and no object of the data is one of these; name another --checkpoint")
     for note in [*dataset.notes, *dataset.skipped]:
         print(f"note: {note}")
     output = Path(flags.output) if "output" in flags else path.parent / "eval"

@@ -83,7 +83,7 @@ class AnnotatedPictures:
     def __init__(self):
         self.ids, self.pictures, self.skipped, self.notes = [], [], [], []
         self._sizes, self._counts, self._objects = [], [], []
-        self.objects_cut = self.turned = 0
+        self.objects_cut = self.turned = self.of_other_classes = 0
 
     def _add(self, id, picture, size, objects):
         """A picture of `size` (h, w) with its good objects [(class name, edges x1 y1 x2 y2, difficult, ignore, Origin)]."""

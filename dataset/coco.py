@@ -150,6 +150,7 @@ class COCODataset(AnnotatedPictures):
             elif name is None:
                 self.skipped.append(f"{where}: category_id is {annotation['category_id']}, not one of {', '.join(names)}")
             elif classes is not None and name not in classes:
+                self.of_other_classes += 1
                 self.skipped.append(f"{where}: {unknown_class(name, classes)}")
             else:
                 objects_of[image_id].append((where, name, annotation))

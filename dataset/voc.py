@@ -295,6 +295,7 @@ class VOCDataset(AnnotatedPictures):
             self.objects_at_zero += 0 in corners[:2]
             self.objects_cut += overhang(corners, size) > 1
             if classes is not None and name not in classes:
+                self.of_other_classes += 1
                 self.skipped.append(f"{member.xml}: object {number} {unknown_class(name, classes)}")
                 continue
             try:

@@ -127,13 +127,16 @@ def test_bad_data_is_refused_by_name(tmp_path, folder, monkeypatch, capsys):
     assert f"{xml}: object 1 is 'dics', not one of disc, slab" in sentence("--data", folder, "--split", "all")
     xml.write_text(text)
     other = colour_checkpoint(tmp_path / "other.pth", monkeypatch, classes=("cat", "dog"))
-    assert "other.pth: no object of the data that can be read is of a class that it finds" in refusal(
+    assert "other.pth: finds cat, dog, and no object of the data is one of these" in refusal(
         eval_voc.main, ["--checkpoint", other, "--workers", 0, "--data", folder, "--skip-bad"], capsys)
 
     picture = next((folder / "JPEGImages").glob("*.jpg"))
     picture.write_bytes(picture.read_bytes()[:800])
     assert str(picture) in sentence("--data", folder, "--split", "all")
     assert eval_voc.main([*map(str, checkpoint), "--data", str(folder), "--split", "all", "--skip-bad"])["skipped"] == 1
+    for each in (folder / "Annotations").glob("*.xml"):         # background alone is judged too
+        each.write_text("<annotation></annotation>")
+    assert eval_voc.main([*map(str, checkpoint), "--data", str(folder), "--split", "all", "--skip-bad"])["all"]["objects"] == 0
 
 
 def test_the_script_itself_evaluates_a_real_network(tmp_path, folder):

@@ -88,42 +88,25 @@ def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
     assert same(a["model"], b["model"]) and a["training"]["step"] == b["training"]["step"] == 15
 
 
-def test_a_run_that_is_killed_goes_on_from_its_last_ten_minutes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error, save_every, steps", [
+    (RuntimeError, -1, 7),                  # a run that is killed goes on from its last checkpoint within the epoch
+    (KeyboardInterrupt, 600, 5)])           # a second Ctrl-C raises at once, wherever the step is: that of the end of the first epoch stays
+def test_a_step_broken_off_half_made_leaves_the_checkpoint_of_before(tmp_path, monkeypatch, error, save_every, steps):
     whole, _ = run_fit(tmp_path / "whole")
     clip = nn.utils.clip_grad_norm_
 
-    def killed(parameters, norm, calls=[]):
+    def broken(parameters, norm, calls=[]):
         calls.append(norm)
         if len(calls) == 8:
-            raise RuntimeError("CUDA out of memory")
+            raise error
         return clip(parameters, norm)
-    monkeypatch.setattr("engine.fit.SAVE_EVERY", -1)
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", killed)
-    with pytest.raises(RuntimeError):
+    monkeypatch.setattr("engine.fit.SAVE_EVERY", save_every)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", broken)
+    with pytest.raises(error):
         run_fit(tmp_path / "broken")
     monkeypatch.undo()
     last = load_checkpoint(tmp_path / "broken" / "last.pth")
-    assert (last["training"]["epoch"], last["training"]["batch"], last["training"]["step"]) == (1, 2, 7)
-    resumed, _ = run_fit(tmp_path / "broken", resume=last)
-    assert same(whole.state_dict(), resumed.state_dict())
-
-
-def test_a_step_broken_off_half_made_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
-    """A second Ctrl-C raises at once, wherever the step is."""
-    whole, _ = run_fit(tmp_path / "whole")
-    clip = nn.utils.clip_grad_norm_
-
-    def interrupted(parameters, norm, calls=[]):
-        calls.append(norm)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
-        return clip(parameters, norm)
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run_fit(tmp_path / "broken")
-    monkeypatch.undo()
-    last = load_checkpoint(tmp_path / "broken" / "last.pth")
-    assert last["training"]["step"] == 5            # of the end of the first epoch
+    assert last["training"]["step"] == steps
     resumed, _ = run_fit(tmp_path / "broken", resume=last)
     assert same(whole.state_dict(), resumed.state_dict())
 
