@@ -15,6 +15,8 @@ from pseudo_label.labels import add_place, read_labels, refuse_inputs, write_jso
 from pseudo_label.make_partial import draw
 from util.command_line import Parser, number, one_sentence_errors
 
+WRITTEN = re.compile(r"train-\d+\.json")
+
 
 def make_folds(contents: dict, count: int, seed: int = 0) -> list:
     """[[image ids]] of `count` folds of equal size, or nearly. Raises ValueError where there are fewer pictures than folds."""
@@ -33,7 +35,7 @@ def without_images(contents: dict, ids: list) -> dict:
 def write_folds(contents: dict, folds: list, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for earlier in output.glob("train-*.json") if (output / "folds.json").exists() else ():         # of an earlier call, which may have had more
-        if re.fullmatch(r"train-\d+\.json", earlier.name):
+        if WRITTEN.fullmatch(earlier.name):
             earlier.unlink()
     for place, ids in enumerate(folds):
         write_json(output / f"train-{place}.json", without_images(contents, ids))
@@ -50,7 +52,8 @@ def main(argv: list | None = None) -> None:
     add_place(parser)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
-        refuse_inputs(Path(flags.output) / Path(flags.source).name, flags.source)
+        if WRITTEN.fullmatch(Path(flags.source).name):
+            refuse_inputs(Path(flags.output) / Path(flags.source).name, flags.source)
         contents = read_labels(flags.source, flags.images, flags.split, flags.skip_bad).contents
         folds = make_folds(contents, flags.folds, flags.seed)
         write_folds(contents, folds, Path(flags.output))

@@ -281,6 +281,11 @@ def test_folds_hold_each_picture_once_and_no_teacher_trains_on_its_own(tmp_path,
         assert not {each["id"] for each in train["images"]} & {*fold} and len(train["images"]) == 40 - len(fold)
         assert not {each["image_id"] for each in train["annotations"]} & {*fold}
     assert "only 40 pictures" in refusal(make_folds.main, [path, "--folds", 41, "--output", tmp_path / "more"], capsys)
+    make_folds.main([str(path), "--folds", "2", "--output", str(tmp_path / "folds")])
+    assert sorted(file.name for file in (tmp_path / "folds").iterdir()) == ["folds.json", "train-0.json", "train-1.json"]
+    assert "is what is read" in refusal(make_folds.main, [tmp_path / "folds/train-1.json", "--output", tmp_path / "folds"], capsys)
+    make_folds.main([str(path), "--output", str(tmp_path)])             # beside the labels
+    assert path.exists() and (tmp_path / "train-1.json").exists()
 
 
 # ---- what is chosen
