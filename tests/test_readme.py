@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What the READMEs show works as it stands there."""
 import re
 from pathlib import Path
 
@@ -38,17 +38,25 @@ def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example,
 
 
 def test_every_file_of_the_map_is_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / room / "README.md").read_text(encoding="utf-8") for room in (".", "model", "pseudo_label"))
     rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|pseudo_label|tools|util"
     named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|train_coco|eval_coco|training|evaluating|detect|flags)\.py", text)}
     assert len(named) > 20 and not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
 def test_the_table_of_toggles_names_flags_that_there_are_with_their_choices():
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Which FCOS")[2].partition("\n## Other people")[0]
+    text = (ROOT / "model" / "README.md").read_text(encoding="utf-8").partition("## Which FCOS")[2].partition("\n## Other people")[0]
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", text, re.MULTILINE)
     named = {flag.replace("-", "_"): choices for flags, choices in rows for flag in re.findall(r"`--([\w-]+)`", flags)}
     assert {*named} == {*MODEL_FLAGS} - {"pre_nms_top_k"}
     for flag, choices in named.items():
         kind = MODEL_FLAGS[flag][2]
         assert not isinstance(kind, tuple) or not isinstance(kind[0], str) or all(f"`{choice}`" in choices for choice in kind), flag
+
+
+def test_no_link_of_the_documents_is_dead():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
+        text = document.read_text(encoding="utf-8")
+        headings = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+            assert link[1:] in headings if link.startswith("#") else (document.parent / link).exists(), f"{document.relative_to(ROOT)}: {link}"
