@@ -212,11 +212,12 @@ class Detector:
 
     def draw(self, image, entry):
         from util.draw import draw_detections
-        from util.masks import decode_rle
+        from util.masks import OneByOne, decode_rle
 
         boxes, labels, scores = ([found[key] for found in entry["detections"]] for key in ("box", "label", "score"))
-        masks = [decode_rle(found["segmentation"], tuple(image.shape[1:])) for found in entry["detections"] if "segmentation" in found]
-        return draw_detections(image, boxes, labels, scores, self.classes, masks=masks or None)
+        drawn = [found["segmentation"] for found in entry["detections"] if "segmentation" in found]
+        masks = OneByOne(lambda row: decode_rle(drawn[row], tuple(image.shape[1:]))) if drawn else None
+        return draw_detections(image, boxes, labels, scores, self.classes, masks=masks)
 
 
 class Samples(list):

@@ -36,7 +36,9 @@ def parse_flags(argv: list | None) -> argparse.Namespace:
     add("--split", metavar="S", default="auto",
         help="list in ImageSets; all: every XML file; auto: test if there is such a list, else val, else all")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    flags.data = [os.path.abspath(folder) for folder in flags.data]         # also in the ids of several folders, as others read them from anywhere
+    return flags
 
 
 def open_data(flags: argparse.Namespace, checkpoint: dict):
@@ -46,7 +48,7 @@ def open_data(flags: argparse.Namespace, checkpoint: dict):
     dataset = VOCDataset(flags.data, None if split == "all" else split, checkpoint["classes"], not flags.zero_based, flags.skip_bad)
     if flags.split == "auto" and split == "all":
         dataset.notes.append("there is no list 'test' or 'val': all pictures are judged; where some were trained on, the measure flatters")
-    return dataset, {"data": [os.path.abspath(folder) for folder in flags.data], "split": split, "zero_based": flags.zero_based}
+    return dataset, {"data": flags.data, "split": split, "zero_based": flags.zero_based}
 
 
 def default_split(folders: list) -> str:

@@ -95,7 +95,7 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
     from dataset.sample import keep_objects, of_people
     from evaluation.plots import plot_confusion_matrix, plot_precision_recall
     from util.draw import draw_detections
-    from util.masks import paste_masks
+    from util.masks import OneByOne, paste_masks
 
     classes = dataset.classes
     plot_precision_recall(detections, ground_truth, classes, output / "precision_recall.png")
@@ -108,6 +108,6 @@ def plot(detections, ground_truth, dataset, score_threshold, output):
         picture = draw_detections(read_picture(dataset.pictures[index]), truth["boxes"], names, classes=classes,
                                   dashed=True, plates=False)
         found = {name: values[sure] for name, values in found.items()}
-        masks = paste_masks(found["masks"], found["boxes"], truth["orig_size"]) if "masks" in found else None
+        masks = OneByOne(lambda row: paste_masks(found["masks"][row:row + 1], found["boxes"][row:row + 1], truth["orig_size"])[0]) if "masks" in found else None
         picture = draw_detections(picture, found["boxes"], [classes[label] for label in found["labels"]], found["scores"], classes, masks=masks)
         picture.save(output / name, quality=92)

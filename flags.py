@@ -12,6 +12,7 @@ from util.command_line import Parser, file_words, from_here, number, switch
 OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a resumed run does not take over
 RESULT_FLAGS = ("nms_iou_threshold", "max_detections")
 INPUT_FLAGS = ("min_size", "max_size", "tile")
+TILE_OVERLAP = 0.25                                             # share of a tile common to neighbours
 
 # What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
 MODEL_FLAGS = {
@@ -145,7 +146,8 @@ def add_training_flags(parser, data, runs):
     add("--batch-size", type=count, default=8, metavar="N", help="pictures a step, over all devices")
     add("--lr", type=number(float, 0), default=0.01, metavar="X", help="learning rate for 16 pictures a step; scaled to --batch-size")
     add("--backbone-lr", type=number(float, 0), default=1.0, metavar="X", help="factor on the rate of the backbone")
-    add("--schedule", default="cosine", choices=["step", "cosine"], help="step: x 0.1 at .67 and .89 of the run")
+    add("--schedule", default="cosine", choices=["step", "cosine"], help="step: x 0.1 at each of --drops")
+    add("--drops", type=share, nargs="+", default=[0.67, 0.89], metavar="X", help="parts of the run after which --schedule step lowers the rate")
     add("--warmup", type=number(int, 0), default=300, metavar="STEPS", help="linear warm-up; at most a fifth of the run")
     add("--momentum", type=share, default=0.9, metavar="X", help="of stochastic gradient descent")
     add("--weight-decay", type=number(float, 0), default=1e-4, metavar="X", help="on weights, not on biases and norms")
@@ -176,14 +178,14 @@ def read_training_flags(parser, argv, checkpoints):
     checkpoints   the folder of the run folders, for a --resume that names none: the newest run of this command goes on
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    flags, words, resumed = parser.parse_args(argv), [], None
+    flags, layers, resumed = parser.parse_args(argv), [[], [], argv], None
     if flags.resume:
         from engine.checkpoint import newest_run
         file = newest_run(checkpoints, vars(flags)) if flags.resume == "newest" else Path(flags.resume)
         resumed = {**trained_detector(file), "file": file}
         if "training" not in resumed:
             raise ValueError(f"{file}: holds no optimizer state; --resume takes the last.pth of a run")
-        words += file_words(parser, {name: value for name, value in resumed["flags"].items() if name not in OF_THIS_CALL}, file)
+        layers[0] = file_words(parser, {name: value for name, value in resumed["flags"].items() if name not in OF_THIS_CALL}, file)
     if flags.config:
         import yaml
         try:
@@ -194,21 +196,20 @@ def read_training_flags(parser, argv, checkpoints):
             for name in ("resume", "config"):
                 if isinstance(values, dict) and name in values:
                     raise ValueError(f"{flags.config}: holds {name}, which only the command line can say")
-            words += file_words(parser, values, flags.config)
+            layers[1] = file_words(parser, values, flags.config)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
-    words += argv
-    flags = parser.parse_args(words)
+    flags = parser.parse_args(sum(layers, []))
     fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(MODELS[flags.model])}, PRESETS[flags.preset])
-    typed = {word.partition("=")[0] for word in argv}
-    if not flags.max_size or "--min-size" in typed and "--max-size" not in typed:       # that of a recipe or of a resumed run belongs to its own --min-size
+    said = {word.partition("=")[0]: place for place, layer in enumerate(layers) for word in layer}          # where a flag was said last
+    if not flags.max_size or said.get("--min-size", -1) > said.get("--max-size", -1):   # that of a recipe or of a resumed run belongs to its own --min-size
         flags.max_size = max(flags.max_size or 0, longest_side(max(every_size(flags.min_size))))
     if flags.backbone_norm == "gn" and flags.weights in ("auto", "imagenet"):
         if flags.weights == "imagenet":
             raise ValueError("--backbone-norm gn has no ImageNet weights, which are of networks with batch norms; take --weights none")
         flags.weights = "none"
     flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
-    if flags.crop and not any(word.partition("=")[0] == "--min-size" for word in words):
+    if flags.crop and "--min-size" not in said:
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
     if flags.zoom[0] > flags.zoom[1]:
         raise ValueError(f"--zoom is {flags.zoom[0]:g} {flags.zoom[1]:g}, LOW must not be above HIGH")
@@ -253,7 +254,7 @@ def fill_model_flags(flags, config, preset):
             setattr(flags, name, preset.get(field, config[field] if default is None else default))
 
 
-def prediction_parser(manual, batch_size):
+def prediction_parser(manual, batch_size, result_flags=RESULT_FLAGS):
     """A parser with the flags of every command that runs a trained network. Flags whose default lies in the checkpoint
     are absent from what is parsed unless given: `chosen_checkpoint` and `input_sizes` read them.
     """
@@ -270,8 +271,9 @@ def prediction_parser(manual, batch_size):
         help="longest allowed longer side, of whole pictures (default: the checkpoint's, or five thirds of a larger --min-size)")
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
-    add("--overlap", type=number(float, 0, 0.9), default=0.25, metavar="X", help="share of a tile common to neighbours")
-    for name in RESULT_FLAGS:
+    add("--overlap", type=number(float, 0, 0.9), default=TILE_OVERLAP, metavar="X", help="share of a tile common to neighbours; an object longer than that may be found in two pieces")
+    parser.set_defaults(result_flags=result_flags)
+    for name in result_flags:
         _, _, kind, text = MODEL_FLAGS[name]
         add(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=argparse.SUPPRESS, help=f"{text.partition(';')[0]} (default: the checkpoint's)")
     return parser
@@ -279,7 +281,7 @@ def prediction_parser(manual, batch_size):
 
 def evaluation_parser(manual):
     """A parser with the flags of every evaluating command."""
-    parser = prediction_parser(manual, batch_size=8)
+    parser = prediction_parser(manual, batch_size=8, result_flags=(*RESULT_FLAGS, "score_threshold"))
     add = parser.add_argument
     add("--output", metavar="DIR", default=argparse.SUPPRESS, help="where to write (default: eval/ beside the checkpoint)")
     add("--workers", type=number(int, 0), default=2, metavar="N", help="loading processes; 0: the main one loads")
@@ -301,13 +303,13 @@ def trained_detector(path):
 
 
 def chosen_checkpoint(args, folder):
-    """(path, contents) of --checkpoint, or of the newest in `folder`, with the RESULT_FLAGS that are given in its config. Raises ValueError as
+    """(path, contents) of --checkpoint, or of the newest in `folder`, with the result flags that are given in its config. Raises ValueError as
     `trained_detector` does."""
     from engine.checkpoint import newest_checkpoint
 
     path = Path(args.checkpoint) if "checkpoint" in args else Path(from_here(newest_checkpoint(folder)))
     checkpoint = trained_detector(path)
-    checkpoint["config"] |= {name: vars(args)[name] for name in RESULT_FLAGS if name in args}
+    checkpoint["config"] |= {name: vars(args)[name] for name in args.result_flags if name in args}
     return path, checkpoint
 
 

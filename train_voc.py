@@ -3,12 +3,13 @@
     python train_voc.py                                     the embedded foreign-object set
     python train_voc.py --data my_pictures                  any folder in VOC layout; classes come from the data
     python train_voc.py --data export/train --val-data export/valid      XML beside the pictures, a folder for each split
-    python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333
+    python train_voc.py --data VOC2007 VOC2012 --train-split trainval --backbone resnet50 --min-size 640 800 --max-size 1333 --lr 0.002
+    python train_voc.py --data VOC2007 VOC2012 --train-split train trainval --val-data VOC2007      a list for each folder
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
     python train_voc.py --resume                            the newest run of this command below checkpoint/ goes on
     python train_voc.py --data my_pictures --teacher ema    labels with holes: the averaged network fills them
 
-Several GPUs of one machine: the same command (DataParallel), or one process each, which is faster:
+One GPU of several: --device cuda:1. All of one machine: the same command (DataParallel; CUDA_VISIBLE_DEVICES=0,1 shows it two), or one process each, which is faster:
     torchrun --nproc-per-node 4 train_voc.py --data my_pictures
 Several machines: the same on each
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train_voc.py --data my_pictures
@@ -31,8 +32,8 @@ def build_parser() -> Parser:
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", nargs="+", default=[from_here(HERE / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout")
-    add("--train-split", default="auto", metavar="S", help="list in ImageSets to train on; all: every XML file; "
-        "auto: train, or all where there are no lists")
+    add("--train-split", nargs="+", default=["auto"], metavar="S", help="list in ImageSets to train on, one for all folders or one for each; "
+        "all: every XML file; auto: train, or all where there are no lists")
     add("--val-data", nargs="+", metavar="DIR", help="folders to evaluate on, where they are others than --data")
     add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; all: every XML file; auto: val if there are train "
         "and val and train is trained on, else none; of --val-data val, or all where there are no lists")
@@ -60,12 +61,12 @@ def open_data(flags: argparse.Namespace):
     if val_split == "auto" and flags.val_data:
         val_split = "val" if any(map(find_splits, flags.val_data)) else "all"
     elif val_split == "auto":
-        val_split = "val" if train_split == "train" and all("val" in splits for splits in lists) else "none"
+        val_split = "val" if {*train_split} == {"train"} and all("val" in splits for splits in lists) else "none"
     options = {"one_based": not flags.zero_based, "skip_bad": flags.skip_bad}
     train_set = VOCDataset(flags.data, train_split, pseudo_weight=flags.pseudo_weight, **options)
-    if not train_set.classes:
+    if not any(train_set.class_counts().values()):
         raise ValueError(f"--data {' '.join(flags.data)}: not one object in {len(train_set)} pictures to train on")
-    if not any(lists) and flags.train_split == flags.val_split == "auto" and not flags.val_data:
+    if not any(lists) and [*flags.train_split, flags.val_split] == ["auto", "auto"] and not flags.val_data:
         train_set.notes.append("there are no lists: all pictures are trained on, and none is left to judge the detector by; "
                                f"python tools/make_splits.py {flags.data[0]} draws them")
     if val_split == "none":

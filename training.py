@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_run_folder
-from flags import augmentation, every_size, model_fields, trained_detector
+from flags import TILE_OVERLAP, augmentation, every_size, model_fields, trained_detector
 
 FINEST_STRIDE = 8       # px between the locations of P3
 
@@ -100,6 +100,12 @@ def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
         if shrunk:
             notes.append(f"--crop {flags.crop} trains at full resolution, but {shrunk} of {len(train_set)} pictures are larger than --min-size, to which whole ones are shrunk for "
                          f"evaluation and detection; --tile {flags.crop} looks at them as they are trained on")
+    if flags.tile:
+        shared = int(flags.tile * TILE_OVERLAP)
+        long = int((train_set.input_sides(None, None).amax(1) > shared).sum())
+        if long > objects / 100:
+            notes.append(f"{long} of {objects} objects are longer than the {shared} px that neighbouring tiles of {flags.tile} px have in common: one that no tile "
+                         "shows whole may be found in two pieces; a larger --tile, or --overlap of eval_*.py and detect.py, keeps it whole")
     if flags.model == "fcos" and objects < len(train_set) and not (flags.crop or flags.mosaic or flags.normalizer_floor):
         notes.append(f"{objects} objects in {len(train_set)} pictures: many a step holds few, and its losses, divided by their count, are as large "
                      "as those of others; a run can go astray, from which --normalizer-floor 8 keeps it")
@@ -186,7 +192,7 @@ def fit_options(flags: argparse.Namespace, steps_per_epoch: int, device):
     from engine.fit import FitOptions
     return FitOptions(
         epochs=flags.epochs, lr=flags.lr * flags.batch_size / 16, momentum=flags.momentum, weight_decay=flags.weight_decay,
-        warmup_steps=min(flags.warmup, flags.epochs * steps_per_epoch // 5), schedule=flags.schedule, pretrained_lr=flags.backbone_lr,
+        warmup_steps=min(flags.warmup, flags.epochs * steps_per_epoch // 5), schedule=flags.schedule, drops=tuple(flags.drops), pretrained_lr=flags.backbone_lr,
         clip_norm=flags.clip, ema_decay=flags.ema, normalizer_momentum=flags.normalizer_momentum,
         normalizer_floor=flags.normalizer_floor * flags.batch_size, amp=amp_dtype(flags.amp, device),
         evaluate_every=flags.eval_every, max_steps=flags.max_steps, seed=flags.seed)
@@ -216,10 +222,10 @@ def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
     from util.draw import draw_detections, grid
     batch, _ = next(iter(loader.batches(0)))
     pictures = []
-    for row, labels in enumerate(batch["labels"]):
+    for row, labels in enumerate(batch["labels"][:12]):
         picture, left_out = batch["images"][row], batch["ignore"][row] | batch["zone_ignore"][row]
         for shown, dashed in (((labels >= 0) & left_out, True), ((labels >= 0) & ~left_out, False)):
             boxes, masks = (batch[name][row][shown] if name in batch else None for name in ("boxes", "masks"))
             picture = draw_detections(picture, boxes, [classes[label] for label in labels[shown]], classes=classes, masks=masks, dashed=dashed)
         pictures.append(picture)
-    grid(pictures[:12], columns=4, side=max(batch["images"].shape[-2:])).save(folder / "train_batch.jpg", quality=88)
+    grid(pictures, columns=4, side=max(batch["images"].shape[-2:])).save(folder / "train_batch.jpg", quality=88)

@@ -83,7 +83,8 @@ class AnnotatedPictures:
     def __init__(self):
         self.ids, self.pictures, self.skipped, self.notes = [], [], [], []
         self._sizes, self._counts, self._objects = [], [], []
-        self.objects_cut = self.turned = self.of_other_classes = 0
+        self.objects_cut = self.turned = 0
+        self.of_other_classes = Counter()       # {name: objects}
 
     def _add(self, id, picture, size, objects):
         """A picture of `size` (h, w) with its good objects [(class name, edges x1 y1 x2 y2, difficult, ignore, Origin)]."""
@@ -92,6 +93,12 @@ class AnnotatedPictures:
         self._sizes.append(size)
         self._counts.append(len(objects))
         self._objects += objects
+
+    def _leave_out(self, where, name, classes):
+        """An object of none of the classes: a sentence for the first of its name, and what `_finish` says of the others."""
+        self.of_other_classes[name] += 1
+        if self.of_other_classes[name] == 1:
+            self.skipped.append(f"{where} {unknown_class(name, classes)}")
 
     def _finish(self, where, classes, skip_bad, pseudo_weight):
         """Pseudo labels weigh `pseudo_weight` times what is written.
@@ -102,7 +109,8 @@ class AnnotatedPictures:
             others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
         if not self.ids:
-            raise ValueError(f"{where}: no picture is left, {len(self.skipped)} are bad" + "; the first: ".join(["", *self.skipped[:1]]))
+            raise ValueError(f"{where}: " + (f"no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}" if self.skipped else "lists no picture"))
+        self.notes += [f"{where}: {count - 1} more objects are '{name}'" for name, count in self.of_other_classes.items() if count > 1]
         if not self._objects:
             self.notes.append(f"{where}: not one object in {len(self.ids)} pictures")
         self.classes = list(classes) if classes is not None else sorted({name for name, *_ in self._objects})
@@ -121,6 +129,10 @@ class AnnotatedPictures:
             weight = f", of weight {float(self._weights[positive].mean()):.3g} on average" if positive.any() else ""
             self.notes.append(f"{where}: {int(positive.sum())} of the {len(pseudo)} boxes are pseudo labels{weight}, and "
                               f"{sum(zone_ignore)} are zones to ignore")
+        own = (self._weights != 1) & ~self._pseudo & ~self._zone_ignore
+        if own.any():
+            self.notes.append(f"{where}: {int(own.sum())} labels of people count {float(self._weights[own].min()):g} to {float(self._weights[own].max()):g} times in the "
+                              "losses, by their `weight`")
         self.notes += [f"{where}: {group} differ only in upper and lower case, and are classes of their own"
                        for group in same_but_for_case(self.class_counts())]
         if self.turned:

@@ -17,9 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from util.command_line import Parser, one_sentence_errors
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))         # as a file too: python dataset/check.py DIR
+
+from util.command_line import Parser, one_sentence_errors  # noqa: E402
 
 TINY = 3  # px of a side
+NEARLY_BLACK = 32  # of 255
 RARE = 0.01  # of the objects of the most frequent class
 EXAMPLES = 5
 FOLDER_SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -37,6 +40,7 @@ KINDS = {
     "zero-based": ("warning", "boxes that start at coordinate 0, which 1-based files never have; where most do, train with --zero-based, and run this again with it"),
     "tiny-box": ("warning", f"boxes with a side under {TINY} px"),
     "duplicate-box": ("warning", "objects with the class and the box of another one in the same picture"),
+    "nearly-black": ("warning", f"pictures without a value of {NEARLY_BLACK} or more, of 255; 10- and 12-bit pixels in 16-bit files are read so: scale them up"),
     "exif-rotated": ("warning", "pictures that EXIF turns or mirrors; boxes are taken to be in upright pixels"),
     "duplicate-picture": ("warning", "groups of files with the same pixels"),
     "picture-in-two-splits": ("warning", "groups of files with the same pixels in lists that should not overlap"),
@@ -69,7 +73,11 @@ def examine(member, one_based) -> Examined:
     try:
         image = read_picture(member.picture)
         pixels = image.permute(1, 2, 0).numpy()
-        digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(pixels)
+        digest = digest.hexdigest()
+        if image.max() < NEARLY_BLACK:
+            faults.append(("nearly-black", str(member.picture)))
     except ValueError as error:
         faults.append(("unreadable-picture", str(error)))
     try:
@@ -123,6 +131,8 @@ def check(folders, split=None, one_based=True):
     split: look at the pictures of this list only. one_based: judge the boxes as VOCDataset reads them so.
     Raises ValueError for a folder that is no VOC folder.
     """
+    from tqdm import tqdm
+
     from dataset.voc import list_members
     faults, examined, lists = defaultdict(list), {}, defaultdict(set)
     split = None if split == "all" else split
@@ -131,7 +141,8 @@ def check(folders, split=None, one_based=True):
         members, problems, _ = list_members(folder, split)
         faults["missing-file"] += problems
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-            examined |= {(folder, each.member.id): each for each in pool.map(lambda member: examine(member, one_based), members)}
+            each_of = tqdm(pool.map(lambda member: examine(member, one_based), members), folder.name, len(members), unit="picture", disable=None, leave=False)
+            examined |= {(folder, each.member.id): each for each in each_of}
     for each in examined.values():
         for kind, sentence in each.faults:
             faults[kind].append(sentence)

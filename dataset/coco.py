@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.annotated import AnnotatedPictures, read_origin, unknown_class
+from dataset.annotated import AnnotatedPictures, read_origin
 from dataset.pictures import natural_order, undecodable, upright_size
 from dataset.sample import of_people
 from dataset.voc import box_edges, overhang
@@ -65,6 +65,8 @@ def find_pairs(folder) -> dict[str, tuple[Path, Path]]:
     if not pairs:
         told = ("holds no annotations/instances_*.json" if Path(folder).is_dir() else "is a file, must be a folder; a json is named with its pictures, by flags of their own"
                 if Path(folder).is_file() else "no such folder")
+        if below := sorted(map(str, Path(folder).glob("*/*.json")))[:3]:
+            told += f"; name {', '.join(below)} and the folders of their pictures by the flags for json and images"
         raise ValueError(f"{folder}: {told}")
     return pairs
 
@@ -89,10 +91,15 @@ def choose_pair(folder, part):
     return next(iter(chosen.values()), None)
 
 
+def _plain(file_name) -> str:
+    """Also as Windows writes it."""
+    return os.path.normpath(str(file_name).replace("\\", "/"))
+
+
 def picture_file(images, file_name, where: str) -> Path:
     """The file of a file_name, which must lie below the folder `images`. Raises ValueError, which begins with `where`, for one outside."""
-    name = Path(os.path.normpath(str(file_name)))
-    if name.is_absolute() or name.parts[:1] == ("..",):
+    name = Path(_plain(file_name))
+    if name.anchor or name.parts[:1] == ("..",):
         raise ValueError(f"{where}: file_name is '{file_name}', which lies outside {images}")
     return Path(images) / name
 
@@ -102,7 +109,7 @@ def good_pictures(path, images, entries, decode):
     below the folder `images`. What only decoding shows is bad too with `decode`.
     """
     good, bad = [], []
-    times = Counter(os.path.normpath(str(entry["file_name"])) for entry in entries)
+    times = Counter(_plain(entry["file_name"]) for entry in entries)
     for entry in entries:
         where = f"{path}: image {entry['id']}"
         try:
@@ -110,7 +117,7 @@ def good_pictures(path, images, entries, decode):
             if not all(isinstance(side, (int, float)) for side in said or ()):
                 raise ValueError(f"{where}: height and width are {said[0]!r} and {said[1]!r}, must be numbers")
             picture = picture_file(images, entry["file_name"], where)
-            if times[os.path.normpath(str(entry["file_name"]))] > 1:
+            if times[_plain(entry["file_name"])] > 1:
                 raise ValueError(f"{where}: file_name is '{entry['file_name']}', as that of another image; all objects of a picture must have one image_id")
             good.append((entry, picture, *upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:
@@ -150,8 +157,7 @@ class COCODataset(AnnotatedPictures):
             elif name is None:
                 self.skipped.append(f"{where}: category_id is {annotation['category_id']}, not one of {', '.join(names)}")
             elif classes is not None and name not in classes:
-                self.of_other_classes += 1
-                self.skipped.append(f"{where}: {unknown_class(name, classes)}")
+                self._leave_out(f"{where}:", name, classes)
             else:
                 objects_of[image_id].append((where, name, annotation))
         pictures, bad = good_pictures(path, images, contents["images"], decode=skip_bad)
@@ -182,8 +188,11 @@ class COCODataset(AnnotatedPictures):
                 region = is_set(annotation, "iscrowd") or is_set(annotation, "ignore")
                 difficult = region or is_set(annotation, "difficult")
                 if self._rle_counts is not None:
-                    self._rle_counts.append(segmentation_rle(annotation.get("segmentation"), size)["counts"])
-                    self.without_mask += not annotation.get("segmentation")
+                    drawn = annotation.get("segmentation")
+                    if origin.pseudo and drawn == [[0, 0]]:             # what Jmq14/FCOS writes where there is none
+                        drawn = None
+                    self._rle_counts.append(segmentation_rle(drawn, size)["counts"])
+                    self.without_mask += not drawn
             except (TypeError, ValueError, OverflowError) as error:
                 self.skipped.append(f"{where}: ({name}) {error}")
                 continue

@@ -101,12 +101,14 @@ class _TrainBatches(_Batches):
 class _EvalBatches(_Batches):
     def __init__(self, dataset, min_size, max_size):
         self.dataset, self.min_size, self.max_size = dataset, min_size, max_size
+        self.held = None, None  # the last picture: its tiles follow each other, also over several batches
 
     def samples(self, job):
-        decoded, samples = None, []
+        samples = []
         for index, window in job:
-            if decoded != index:  # the tiles of a picture follow each other
-                (image, target), decoded = self.dataset[index], index
+            if self.held[0] != index:
+                self.held = index, self.dataset[index]
+            image, target = self.held[1]
             info = {"image_id": target["image_id"], "orig_size": target["orig_size"]}
             if window:
                 x1, y1, x2, y2 = window

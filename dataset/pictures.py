@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,8 +53,6 @@ def _size_and_orientation(path):
     with _opened(path) as image:
         mark = END_MARKS.get(image.format)
         if mark and not _ends_with(path, mark):
-            if mark == END_OF_JPEG and _ends_with(path, bytes(16)) and not _scan_ends(Path(path).read_bytes()):
-                raise ValueError("it is truncated, zeros stand for its end")
             image.load()
         (width, height), orientation = image.size, exif_orientation(image)
         return ((width, height) if orientation >= 5 else (height, width)), orientation
@@ -125,6 +123,8 @@ def _opened(path):
             if image.mode == "F" or image.format == "TIFF" and image.mode == "I":
                 kind = "floating-point numbers" if image.mode == "F" else "signed or 32-bit numbers"
                 raise ValueError(f"its pixels are {kind} (mode {image.mode}), which have no agreed range")
+            if END_MARKS.get(image.format) == END_OF_JPEG and _ends_with(path, bytes(16)) and not _scan_ends(Path(path).read_bytes()):
+                raise ValueError("it is truncated, zeros stand for its end")
             yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: no such picture") from None

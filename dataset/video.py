@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import torch
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts")
 
 
 def check_opencv(window=False):
@@ -67,7 +67,7 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes Pillow pictures of one size as the frames of an mp4 file, which exists from the first frame on."""
+    """Writes Pillow pictures as the frames of an mp4 file, which exists from the first frame on; frames of another size become as large as the first."""
 
     def __init__(self, path, rate):
         self.path, self.writer = path, None
@@ -81,7 +81,8 @@ class VideoWriter:
             self.writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate, picture.size)
             if not self.writer.isOpened():
                 raise ValueError(f"{self.path}: OpenCV cannot write an mp4 video there")
-        self.writer.write(np.asarray(picture)[:, :, ::-1])
+            self.size = picture.size
+        self.writer.write(np.asarray(picture.resize(self.size))[:, :, ::-1])
 
     def __enter__(self):
         return self

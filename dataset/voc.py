@@ -4,12 +4,13 @@ import math
 import re
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
 
-from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin, unknown_class
+from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin
 from dataset.pictures import SUFFIXES, is_picture, natural_order, undecodable, upright_size
 
 try:
@@ -47,13 +48,18 @@ def read_annotation(path) -> Annotation:
 
     Raises ValueError where the file does not parse, is no VOC annotation or has a <size> that cannot be read.
     """
+    data, cure = b"", ""
     try:
         data = Path(path).read_bytes()
-        if b"<!ENTITY" in data:
+        if b"<!ENTITY" in data.replace(b"\0", b""):           # UTF-16 too
             raise ValueError("it defines entities, which no annotation needs")
         root = fromstring(data)
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as XML: {error}") from None
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            cure = "; save it as UTF-8"
+        raise ValueError(f"{path}: cannot be read as XML: {error}{cure}") from None
     if root.tag != "annotation":
         raise ValueError(f"{path}: is no VOC annotation, its outermost element is <{root.tag}>, not <annotation>")
     written = {side: (root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")}
@@ -140,7 +146,7 @@ def find_layout(folder):
 
 
 def find_splits(folder) -> dict[str, Path]:
-    """Name of each split -> its list file, from ImageSets/Main, else Segmentation, else ImageSets; may be empty."""
+    """Name of each split -> its list file, from the first of ImageSets/Main, Segmentation and ImageSets itself that has it; may be empty."""
     found = {}
     for part in ("Main", "Segmentation", ""):
         for path in sorted((Path(folder) / "ImageSets" / part).glob("*.txt"), key=natural_order):
@@ -150,14 +156,19 @@ def find_splits(folder) -> dict[str, Path]:
 
 
 def training_split(folders, asked):
-    """The list of --train-split `asked`, None for every XML file: what auto stands for is train, or all where no folder has lists. Raises
-    ValueError for a folder with other lists."""
+    """The list of each folder, None for every XML file. asked: the names of --train-split, one for all folders or one for each; what auto
+    stands for is train, or all where no folder has lists. Raises ValueError for a folder with other lists, and for another number of names."""
+    if len(asked) > 1:
+        if not len(asked) == len(folders) == len({*folders}):
+            raise ValueError(f"--train-split names {len(asked)} lists for the {len({*folders})} folders of --data; name one for all, or one for each")
+        return [training_split([folder], [name])[0] for folder, name in zip(folders, asked, strict=True)]
+    asked, = asked
     lists = {folder: find_splits(folder) for folder in folders} if asked == "auto" else {}
     without = [folder for folder, splits in lists.items() if "train" not in splits]
     if without and any(lists.values()):
         raise ValueError(f"{without[0]}: has no list 'train' in ImageSets (but {', '.join(lists[without[0]]) or 'none at all'}); name one with "
                          "--train-split S, or take every XML file with --train-split all")
-    return {"auto": None if without else "train", "all": None}.get(asked, asked)
+    return [{"auto": None if without else "train", "all": None}.get(asked, asked)] * len(folders)
 
 
 def read_split(path, known=()):
@@ -167,7 +178,7 @@ def read_split(path, known=()):
     data, ids = Path(path).read_bytes(), []
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        lines = data.decode(encoding).splitlines()
+        lines = normalize("NFC", data.decode(encoding)).splitlines()
     except UnicodeDecodeError as error:
         kind = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise ValueError(f"{path}: is not {kind}, byte {error.start + 1} is 0x{data[error.start]:02x}; save it as UTF-8") from None
@@ -200,15 +211,16 @@ def index_layout(folder):
     JPEGImages, sub-folders included, or the name where XML files and pictures lie side by side."""
     annotations, pictures = find_layout(folder)
     pattern = "*" if annotations == pictures else "**/*"
-    return (_by_id(annotations, pattern, lambda path: path.suffix.lower() == ".xml" and not path.name.startswith(".")),
+    return (_by_id(annotations, pattern, lambda path: path.suffix.lower() == ".xml"),
             _by_id(pictures, pattern, is_picture))
 
 
 def _by_id(folder, pattern, wanted):
     found = {}
     for path in sorted(folder.glob(pattern)):
-        if wanted(path):
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        name = path.relative_to(folder)
+        if wanted(path) and not any(part.startswith(".") for part in name.parts):       # of macOS, Jupyter, ...
+            found.setdefault(normalize("NFC", name.with_suffix("").as_posix()), []).append(path)     # macOS takes an umlaut apart
     return found
 
 
@@ -238,7 +250,7 @@ def list_members(folder, split=None):
         if len(ids) < len(listed):
             notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
     if not ids:
-        raise ValueError(f"{where}: is empty, there must be at least one picture")
+        raise ValueError(f"{where}: {'is empty' if split else 'holds no XML file'}, there must be at least one picture")
     members = []
     for id in ids:
         if len(xmls.get(id, ())) != 1:
@@ -255,7 +267,7 @@ class VOCDataset(AnnotatedPictures):
     """The pictures and objects of one or several VOC folders, see AnnotatedPictures.
 
     folders     a folder or a list of them; with several, ids read FOLDER/ID
-    split       the name of a list in ImageSets; None takes every XML file
+    split       the name of a list in ImageSets; None takes every XML file; a list of these: one for each folder
     classes     names in the order of the labels; None takes those of the data, sorted
     one_based   VOC's 1-based inclusive pixels; False: the numbers are 0-based edges already
     skip_bad    False: the first bad file or object ends it with a ValueError; True: what is bad is left out
@@ -265,9 +277,10 @@ class VOCDataset(AnnotatedPictures):
     def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False, pseudo_weight=1.0):
         super().__init__()
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
+        splits = dict(zip(folders, split if isinstance(split, list) else [split] * len(folders), strict=True))
         self.objects_at_zero = 0
-        for folder in dict.fromkeys(folders):
-            members, problems, notes = list_members(folder, split)
+        for folder, name in splits.items():
+            members, problems, notes = list_members(folder, name)
             self.skipped += problems
             self.notes += notes
             bad = undecodable(member.picture for member in members) if skip_bad else {}
@@ -275,7 +288,8 @@ class VOCDataset(AnnotatedPictures):
             for member in members:
                 if member.picture not in bad:
                     self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
-        where = " ".join(map(str, folders)) + (f" (split {split})" if split else "")
+        named = dict.fromkeys(filter(None, splits.values()))
+        where = " ".join(map(str, folders)) + (f" (split {' '.join(named)})" if named else "")
         self._finish(where, classes, skip_bad, pseudo_weight)
         if self.objects_at_zero and one_based:
             self.notes.append(f"{where}: {self.objects_at_zero} boxes start at coordinate 0, which 1-based files never "
@@ -295,8 +309,7 @@ class VOCDataset(AnnotatedPictures):
             self.objects_at_zero += 0 in corners[:2]
             self.objects_cut += overhang(corners, size) > 1
             if classes is not None and name not in classes:
-                self.of_other_classes += 1
-                self.skipped.append(f"{member.xml}: object {number} {unknown_class(name, classes)}")
+                self._leave_out(f"{member.xml}: object {number}", name, classes)
                 continue
             try:
                 objects.append((name, box_edges(corners, size, one_based), difficult, crowd, origin))

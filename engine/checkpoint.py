@@ -63,6 +63,8 @@ def load_tensors(path: Path):
     except pickle.UnpicklingError:
         raise ValueError(f"{path}: holds more than tensors and plain values (or is damaged); "
                          "a checkpoint that could run code is not loaded") from None
+    except (PermissionError, MemoryError):
+        raise
     except Exception:           # the old format is a pickle, and unpickling a text raises whatever its letters happen to mean
         raise ValueError(f"{path}: is not a checkpoint, or is damaged") from None
 

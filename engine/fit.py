@@ -35,6 +35,7 @@ class FitOptions:
     weight_decay: float = 1e-4
     warmup_steps: int = 500
     schedule: str = "step"
+    drops: tuple = (0.67, 0.89)
     pretrained_lr: float = 1.0
     clip_norm: float = 35.0
     ema_decay: float = 0.998
@@ -60,8 +61,8 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     teacher     engine.teacher.Teacher: what its own network or the averaged one detects fills the holes of the labels; needs ema_decay
     strong_view (images, image_sizes) -> images, which the network is trained on, the teacher not
 
-    Raises ValueError for a loss that is not finite (the batch is kept in the run folder), KeyboardInterrupt after a checkpoint was written, ValueError
-    for a picture that cannot be read (likewise) and for a resumed run whose epochs had another number of steps.
+    Raises ValueError for a loss that is not finite (its batch is kept in the run folder), for a device whose memory is too small, and for a resumed run
+    whose epochs had another number of steps; KeyboardInterrupt on a signal, and ValueError for a picture that cannot be read, both after last.pth was written.
     """
     training = _Training(network, loader, evaluate, run, options, device, checkpoint, teacher, strong_view)
     if resume:
@@ -119,12 +120,16 @@ class _Training:
                 self.save("last.pth")
             self.bar.close()
             raise
+        except torch.OutOfMemoryError:
+            self.bar.close()
+            raise ValueError(f"step {self.state['step']}: the memory of {self.device} is too small for a batch of {list(batch['images'].shape)}; take a smaller "
+                             "--batch-size, --min-size or --crop") from None
         self.state["seconds"] += self.meter.elapsed()
 
     def step(self, batch: dict, infos: list, asked: bool) -> bool:
         """One update; True if any rank was asked to stop. On CUDA the loss is copied out beside the backward pass, so that
         looking at it stalls nothing."""
-        rate = learning_rate(self.state["step"], self.total_steps, self.options.lr, self.options.warmup_steps, self.options.schedule)
+        rate = learning_rate(self.state["step"], self.total_steps, self.options.lr, self.options.warmup_steps, self.options.schedule, self.options.drops)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         torch.manual_seed(random.Random(f"{self.options.seed}/{self.state['step']}/{rank()}").getrandbits(63))

@@ -24,8 +24,8 @@ class RunLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
                 self._events = SummaryWriter(str(folder))
-            except ImportError:
-                self._events = None
+            except Exception:           # not installed, or one that does not fit its protobuf or numpy
+                pass
 
     def say(self, text: str) -> None:
         """To the terminal and to log.txt."""
@@ -40,8 +40,7 @@ class RunLog:
         import yaml
         if self.active:
             for name, values in ((FIRST_FILE, network), ("config.yaml", flags)):
-                plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-                (self.folder / name).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+                (self.folder / name).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
             if given and Path(given).resolve() not in [(self.folder / name).resolve() for name in ("config.yaml", "config_given.yaml")]:
                 shutil.copyfile(given, self.folder / "config_given.yaml")
 

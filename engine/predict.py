@@ -21,8 +21,8 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
                boxes clipped to the picture; every id of the loader is there, with K = 0 where nothing was found. "masks"
                float32 [K,S,S], which util.masks.paste_masks puts into the picture, where the network gives them
 
-    The windows of one picture are merged by `merge_windows`, which alone uses the last argument; each gives what the network gives for a picture, 100 boxes at most by default, and
-    all of a picture together may have more.
+    The windows of one picture are merged by `merge_windows`, which alone uses nms_iou_threshold. A window gives as many boxes as a picture would, 100 at most by default, so that a
+    picture of several may have more.
     """
     device = torch.device(device)
     modes = {module: module.training for module in network.modules()}
@@ -84,15 +84,16 @@ def merge_windows(parts, nms_iou_threshold=0.6):
     cut = (near_border & inner_border[window_of]).any(1).nonzero().flatten()
 
     area = box_area(boxes)
-    fragment_of = (
-        (box_intersection(boxes[cut], boxes) >= CONTAINED * area[cut, None])
-        & (area > area[cut, None])
-        & (scores >= RIVAL_SCORE * scores[cut, None])
-        & (labels == labels[cut, None])
-        & (window_of != window_of[cut, None])
-    )
     whole = torch.ones_like(labels, dtype=torch.bool)
-    whole[cut] = ~fragment_of.any(1)
+    for rows in cut.split(256):         # all pairs of a huge picture's boxes would be gigabytes
+        fragment_of = (
+            (box_intersection(boxes[rows], boxes) >= CONTAINED * area[rows, None])
+            & (area > area[rows, None])
+            & (scores >= RIVAL_SCORE * scores[rows, None])
+            & (labels == labels[rows, None])
+            & (window_of != window_of[rows, None])
+        )
+        whole[rows] = ~fragment_of.any(1)
     found = {name: values[whole] for name, values in found.items()}
     keep = batched_nms(found["boxes"].double(), found["scores"].double(), found["labels"], nms_iou_threshold)   # it moves classes apart, further than float32 is fine
     return {name: values[keep] for name, values in found.items()}

@@ -114,7 +114,7 @@ class Teacher:
             return torch.full_like(counts[0], self.keep_rate)
         hits, others = counts[:-1].view(2, BINS).flip(-1).cumsum(-1).flip(-1)       # of this score or more
         surest = ((hits + others >= counts[-1] / 2).sum() - 1).clamp(min=0)
-        return (hits[surest] / (hits + others)[surest].clamp(min=1e-6)).clamp(0.05, 1)
+        return ((hits[surest] + DOUBT) / ((hits + others)[surest] + DOUBT)).clamp(0.05, 1)        # unknown at first: 1, with which nothing is added
 
     def watch(self, pictures: int, kept: float, pseudo: float, ramp: float) -> None:
         """Says so, early, where pseudo boxes are none, or more than there can be objects."""

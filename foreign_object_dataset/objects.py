@@ -203,7 +203,7 @@ def hex_key(rng):
     on_short = bar.points[bar.faces].mean(1) @ [1, 1, 0] > long_leg
     parts = [replace(bar, albedo=bar.albedo * _gleams(rng)[on_short.astype(int), None])]
     if rng.random() < 0.12:
-        parts.append(blob([radius * 1.2] * 3, material).moved([0, 0, 0]))
+        parts.append(blob([radius * 1.2] * 3, material))
     whole = join(parts).moved([-long_leg / 2, -short_leg / 3, 0])
     roll = rng.normal(0, 0.05) if rng.random() < 0.75 else rng.uniform(-1.2, 1.2)
     whole = whole.turned(turn("x", roll)).turned(turn("y", rng.normal(0, 0.02)))

@@ -169,7 +169,7 @@ def cast(sunlit, mesh, camera, light):
     along = mesh.points[:, 2:] / max(light.direction[2], 0.15)
     flat = mesh.points - along * light.direction
     flat[:, 2] = 0
-    return _darken(
+    _darken(
         sunlit, flat, mesh, camera, light.softness * 0.5 * np.ptp(mesh.points[:, 2]) * camera.scale, 1.0
     )
 
@@ -179,7 +179,7 @@ def occlude(openness, mesh, camera, strength=0.6):
     height = np.ptp(mesh.points[:, 2])
     low = mesh.points[:, 2] < 0.6 * height + 1
     near = replace(mesh, faces=mesh.faces[low[mesh.faces].all(1)])
-    return _darken(
+    _darken(
         openness, mesh.points * [1, 1, 0], near, camera, max(0.5, 0.25 * min(height, 60) * camera.scale), strength
     )
 

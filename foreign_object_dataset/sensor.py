@@ -117,7 +117,7 @@ def codec(rng, image, pixel):
         return good
     poor = jpeg(image, steps * rng.uniform(2, 4.5), 3 * steps)
     block = 16 if pixel > 0.7 else 8
-    grid = noise(rng, h // block + 1, w // block + 1, 1.0) * 0.6 + noise(rng, h // block + 1, w // block + 1, 12 / 1.0)
+    grid = noise(rng, h // block + 1, w // block + 1, 1.0) * 0.6 + noise(rng, h // block + 1, w // block + 1, 12.0)
     share = np.kron((grid > rng.uniform(-1.2, 2.0)).astype(np.uint8), np.ones((block, block), np.uint8))[:h, :w, None]
     return np.where(share, good, poor)
 

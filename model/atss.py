@@ -21,8 +21,8 @@ WINDOW = TOP_K + 1              # one more than needed, so that no rounding lose
 SLACK = 1e-9                    # of the IoU: equal ones all reach their mean
 
 
-def claims_atss(boxes: Tensor, sizes: list, strides: tuple, spacings: tuple | None = None, offset: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
-    """location, claimed as targets.claims gives them, of the same arguments, and the IoU [B, M, P] of the anchors there with the box."""
+def claims_atss(boxes: Tensor, sizes: list, strides: tuple, spacings: tuple | None = None, offset: float = 0.5) -> tuple:
+    """location, claimed and the grid as targets.claims gives them, of the same arguments, and the IoU [B, M, P] of the anchors there with the box."""
     spacings = spacings or tuple((stride, stride) for stride in strides)
     grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
     gt = boxes.double()[:, :, None, None]                                                 # [B, M, 1, 1, 4]
@@ -49,16 +49,14 @@ def claims_atss(boxes: Tensor, sizes: list, strides: tuple, spacings: tuple | No
     variance = torch.where(outside, 0.0, iou - mean).square().sum((2, 3), keepdim=True) / (count - 1).clamp(min=1)
     inside = torch.cat([points - gt[..., :2], gt[..., 2:] - points], -1).amin(-1) > 0
     taken = ~outside & inside & (iou >= mean + variance.sqrt() - SLACK)
-    return (grid.offset[:, 0] + cell_y * grid.width[:, 0] + cell_x).flatten(2), taken.flatten(2), iou.flatten(2)
+    return (grid.offset[:, 0] + cell_y * grid.width[:, 0] + cell_x).flatten(2), taken.flatten(2), grid, iou.flatten(2)
 
 
 def assign_atss(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple,
                 spacings: tuple | None = None, offset: float = 0.5) -> Tensor:
     """int64 [B, N]: the gt row that each location answers for, BACKGROUND, or IGNORED. The arguments are those of targets.assign."""
     batch, rows = labels.shape
-    spacings = spacings or tuple((stride, stride) for stride in strides)
-    grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
-    location, taken, iou = claims_atss(boxes, sizes, strides, spacings, offset)
+    location, taken, grid, iou = claims_atss(boxes, sizes, strides, spacings, offset)
     taken &= ((labels >= 0) & ~ignore)[..., None]
 
     # The highest IoU at each location, then the first row that has it.

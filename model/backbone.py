@@ -224,7 +224,7 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
     freeze         what stays as it was loaded: "none", "norm" (batch norms), "early" (these and the layers up to stride 4), "all"
     stride_in_1x1  bottlenecks shrink the map in their first convolution, as Caffe's ResNets do
     norm_eps       of all batch norms; None: their own
-    norm           "bn" or "gn" (group norms; Wu and He, 1803.08494), which "all" alone freezes
+    norm           "bn" or "gn" (group norms; Wu and He, 1803.08494): these have no statistics, and are frozen with the layers that "early" and "all" freeze
     """
     if name.startswith("timm:"):
         if norm != "bn":
@@ -234,8 +234,8 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
         body = BACKBONES[name](NORMS[norm])
     else:
         raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
-    if freeze not in ("none", "norm", "early", "all"):
-        raise ValueError(f"backbone_freeze is {freeze!r}, not one of none, norm, early, all")
+    if freeze == "norm" and norm == "gn":
+        raise ValueError("backbone_freeze is 'norm', but group norms have no statistics to keep; take none, early or all")
     if stride_in_1x1:
         _move_strides(name, body)
     if norm_eps is not None:

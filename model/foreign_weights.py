@@ -85,6 +85,12 @@ FAMILIES = {
         "config": {**_CAFFE, "distance": "relu", "pixel_mean": _DETECTRON2_MEAN, "box_weighting": "none", "range_ends": "open",
                    "threshold_on": "score", "score_threshold": 0.2},
         "variants": {}},
+    "cvpods": {                         # Megvii's, in which BorderDet's FCOS is trained; and what was written from it on detectron2
+        "keys": [
+            *_DETECTRON2_BODY,
+            *_head("head", cls_tower="cls_subnet", reg_tower="bbox_subnet", cls_logits="cls_score", ltrb="bbox_pred", quality="centerness")],
+        "config": {**_CAFFE, "pixel_mean": _DETECTRON2_MEAN, "location_offset": 0.0, "rank_by": "cls"},
+        "variants": {"plain": PRESETS["fcos"], "improved": {"distance": "relu"}}},
     "zhenghao977": {                    # FCOS-PyTorch-37.2AP: the published VOC file, what train_voc.py writes, the published COCO file
         "keys": [
             (r"^fcos_body\.backbone\.", "backbone."),
@@ -168,10 +174,10 @@ def _fitted(ours: dict, theirs: dict, config: dict, what: str) -> dict:
 
 
 def family_of(state: dict) -> str:
-    """The family that has a name for the class layer among these keys. Raises ValueError where none has."""
-    for family in FAMILIES:
-        if any(_our_key(family, key) in CLASS_LAYERS and key not in CLASS_LAYERS for key in state):
-            return family
+    """The family that has a name for the class layer among these keys, and for the quality too, where one has. Raises ValueError where none has."""
+    found = [family for family in FAMILIES if any(_our_key(family, key) in CLASS_LAYERS and key not in CLASS_LAYERS for key in state)]
+    if found:
+        return next((family for family in found if any(_our_key(family, key) == "head.quality.weight" for key in state)), found[0])
     raise ValueError(f"keys such as {next(iter(state), 'none at all')} are of no detector of {', '.join(FAMILIES)}")
 
 

@@ -7,7 +7,7 @@ P6_SOURCES = {"p5": lambda c5, p5: p5, "c5": lambda c5, p5: c5, "pool": lambda c
 
 
 class FPN(nn.Module):
-    """[.., C3, C4, C5] -> [P3, P4, P5] or [P3 .. P7], each with `channels` channels, from as many of the last maps as there are in_channels.
+    """The last len(in_channels) of [C2 .. C5] -> the P of the same numbers and, up to `levels` maps, P6 and P7, each with `channels` channels.
     P6 is a convolution of P5 or C5, or every second pixel of P5 ("pool"), P7 one of relu(P6)."""
 
     def __init__(self, in_channels: list, channels: int, levels: int, p6_from: str = "p5"):

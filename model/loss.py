@@ -10,6 +10,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from model.box_loss import BOX_LOSSES, paired_iou
 from model.locations import decode_ltrb, encode_ltrb
+from model.targets import BACKGROUND
 
 
 def centerness(ltrb: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class FCOSLoss:
 
     def __init__(self, config):
         self.box_loss, self.box_weight = BOX_LOSSES[config.box_loss], BOX_WEIGHTS[config.box_weighting]
-        self.quality_targets = {"quality": target for name, target in QUALITY_TARGETS.items() if name == config.quality}
+        self.quality_targets = {} if config.quality == "none" else {"quality": QUALITY_TARGETS[config.quality]}
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
 
     def __call__(self, outputs: dict, locations: Tensor, strides: Tensor, matched_gt: Tensor, targets: dict,
@@ -58,7 +59,7 @@ class FCOSLoss:
         labels = targets["labels"].gather(1, row)
         classes = torch.arange(logits.shape[-1], device=labels.device)
         one_hot = ((labels[..., None] == classes) & positive[..., None]).to(logits.dtype)  # [B, N, C]
-        cls_weight = torch.where(positive, weight, (matched_gt == -1).to(weight.dtype))
+        cls_weight = torch.where(positive, weight, (matched_gt == BACKGROUND).to(weight.dtype))
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
         if silent is not None:
             focal = torch.where(silent & ~positive[..., None], 0.0, focal)

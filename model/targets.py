@@ -19,8 +19,9 @@ BACKGROUND, IGNORED = -1, -2
 
 
 def claims(boxes: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: float, spacings: tuple | None = None,
-           offset: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Which locations each box would claim if it were alone: location int64 [B, M, P] in 0..N-1 where claimed bool [B, M, P].
+           offset: float = 0.5) -> tuple:
+    """Which locations each box would claim if it were alone: location int64 [B, M, P] in 0..N-1 where claimed bool [B, M, P]; and the grid, as
+    model.grid.pyramid_grid makes it.
 
     boxes    [B, M, 4]  xyxy, input pixels
     sizes    [(h, w)]   grid of each level;  strides, ranges ((low, high) input pixels, both included) one a level
@@ -43,14 +44,14 @@ def claims(boxes: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: fl
 
     x, y = (cell_x + offset) * grid.spacing_x, (cell_y + offset) * grid.spacing_y
     x1, y1, x2, y2 = boxes[:, :, None, None, None].unbind(-1)
-    left, top, right, bottom = torch.broadcast_tensors(x - x1, y - y1, x2 - x, y2 - y)
-    nearest = torch.minimum(torch.minimum(left, top), torch.minimum(right, bottom))
-    longest = torch.maximum(torch.maximum(left, top), torch.maximum(right, bottom))
+    left, right, top, bottom = x - x1, x2 - x, y - y1, y2 - y
+    nearest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
+    longest = torch.maximum(torch.maximum(left, right), torch.maximum(top, bottom))
     cx, cy = center[:, :, None, None, None].unbind(-1)
     claimed = ((nearest > 0) & (longest >= low) & (longest <= high)
                & ((x - cx).abs() < radius * stride) & ((y - cy).abs() < radius * stride)
                & (cell_x >= 0) & (cell_x < grid.width) & (cell_y >= 0) & (cell_y < grid.height))
-    return (grid.offset + cell_y * grid.width + cell_x).flatten(2), claimed.flatten(2)
+    return (grid.offset + cell_y * grid.width + cell_x).flatten(2), claimed.flatten(2), grid
 
 
 def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: tuple, ranges: tuple, radius: float,
@@ -64,9 +65,7 @@ def assign(boxes: Tensor, labels: Tensor, ignore: Tensor, sizes: list, strides: 
     The other arguments are those of `claims`.
     """
     batch, rows = labels.shape
-    spacings = spacings or tuple((stride, stride) for stride in strides)
-    grid = pyramid_grid(tuple(sizes), tuple(spacings), boxes.device)
-    location, claimed = claims(boxes, sizes, strides, ranges, radius, spacings, offset)
+    location, claimed, grid = claims(boxes, sizes, strides, ranges, radius, spacings, offset)
     claimed &= ((labels >= 0) & ~ignore)[..., None]
 
     # Smallest area first; the stable sort keeps equal ones in order. A location keeps the lowest rank that claims it.

@@ -111,17 +111,14 @@ def partners_of(pseudo: list, missing: list, contents: dict, full: dict):
 
 def quality_where(hit, neither, partners, label=None, areas=(0, float("inf"))) -> dict:
     """`quality` of one class, or of one range of areas: a hit belongs to that of its object."""
-    own = ~partners.gt_difficult & (_areas(partners.gt_boxes) >= areas[0]) & (_areas(partners.gt_boxes) < areas[1])
-    own &= (partners.gt_labels == label) if label is not None else True
-    false = ~hit & ~neither & (_areas(partners.boxes) >= areas[0]) & (_areas(partners.boxes) < areas[1])
-    false &= (partners.labels == label) if label is not None else True
+    def belongs(labels, boxes):
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        return (area >= areas[0]) & (area < areas[1]) & (label is None or labels == label)
+    own = belongs(partners.gt_labels, partners.gt_boxes) & ~partners.gt_difficult
+    false = belongs(partners.labels, partners.boxes) & ~hit & ~neither
     hits = hit.copy()
     hits[hit] = own[partners.partner[hit]]
     return quality(int(hits.sum()), int(false.sum()), int(own.sum() - hits.sum()), float(partners.iou[hits].sum()))
-
-
-def _areas(boxes):
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def ignored_quality(positive, ignored, missing, contents, full) -> dict:

@@ -136,7 +136,7 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
     for path, size in zip(pictures.ids, map(pictures.size, range(len(pictures))), strict=True):
         if tile and max(size) > tile:
             raise ValueError(f"{file}: detects in tiles of {tile} px, several of which {path} needs ({size[1]}x{size[0]}), and they have no pyramid "
-                             "in common; train teachers with --min-size, which sees whole pictures")
+                             "in common; train teachers with --min-size, which sees whole pictures, or take the detections.json of eval_coco.py, which has no features")
     network = load_model(checkpoint["config"], checkpoint["model"], device)
     loader = eval_loader(pictures, **checkpoint["input"], batch_size=batch_size, workers=workers, pin_memory=device.type == "cuda")
     no_features = torch.zeros(0, 0, dtype=torch.float16)

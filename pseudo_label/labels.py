@@ -65,7 +65,7 @@ def read_labels(source, images=None, split="auto", skip_bad=False, need_images=F
             what = "another one has that" if str(id) in seen else "it has none"
             raise ValueError(f"{where} must have an id of its own, by which the stages know it; {what}")
         seen.add(str(id))
-        trouble = trouble_with(annotation, image_ids, category_ids) or outside(annotation, sizes)
+        trouble = trouble_with(annotation, image_ids, category_ids) or refused(annotation, sizes)
         if trouble and not skip_bad:
             raise ValueError(f"{where}: {trouble}; --skip-bad leaves out what is bad and goes on")
         if trouble:
@@ -89,10 +89,17 @@ def trouble_with(annotation, image_ids, category_ids) -> str | None:
     return None if numbers and bbox[2] > 0 and bbox[3] > 0 else f"bbox is {bbox}, must be four numbers [x, y, width, height] with an area"
 
 
-def outside(annotation, sizes) -> str | None:
-    """What is wrong with a box that its picture, of a size (h, w) in `sizes`, does not show."""
-    from dataset.coco import xywh_edges
+def refused(annotation, sizes) -> str | None:
+    """What training would refuse: marks, and a box that its picture, of a size (h, w) in `sizes`, does not show. `ispseudo`, where it stands,
+    is a bool afterwards."""
+    from dataset.annotated import read_origin
+    from dataset.coco import is_set, xywh_edges
     try:
+        for key in ("iscrowd", "ignore", "difficult"):
+            is_set(annotation, key)
+        pseudo = read_origin(annotation).pseudo
+        if "ispseudo" in annotation:
+            annotation["ispseudo"] = pseudo
         if annotation["image_id"] in sizes:
             xywh_edges(annotation["bbox"], sizes[annotation["image_id"]])
     except (TypeError, ValueError) as error:
@@ -257,8 +264,8 @@ def is_crowd(annotation: dict) -> bool:
 
 
 def is_neutral(annotation: dict) -> bool:
-    """Crowds, and VOC's difficult: never dropped, never missing, never background."""
-    return is_crowd(annotation) or bool(annotation.get("difficult"))
+    """Crowds, VOC's difficult, and zones to leave out: never dropped, never missing, never background."""
+    return is_crowd(annotation) or bool(annotation.get("difficult")) or annotation.get("zone") == "ignore"
 
 
 def human(contents: dict) -> list:

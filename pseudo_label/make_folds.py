@@ -1,7 +1,8 @@
 """Splits pictures into folds, so that each is predicted by a teacher that did not train on it.
 
     python -m pseudo_label.make_folds partial.json --folds 2 --output folds
-    python train_coco.py --train-json folds/train-0.json --train-images pictures --val-json none --output teacher-0       and 1
+    python train_coco.py --train-json folds/train-0.json --train-images pictures --val-json none --strong-view on --normalizer-floor 8 \\
+        --epochs 60 --output teacher-0                      and 1; twice the epochs, of half the pictures
     python -m pseudo_label.extract_features partial.json --images pictures --checkpoint teacher-0/last.pth teacher-1/last.pth \\
         --folds folds/folds.json --output found
 

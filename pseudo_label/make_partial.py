@@ -53,13 +53,17 @@ def turn(box: dict, seed: int, bias: str | None) -> float:
     return -math.log1p(-chance) / (math.sqrt(box["bbox"][2] * box["bbox"][3]) if bias else 1.0)
 
 
+def refuse_bias(protocol: str, bias: str | None) -> None:
+    if bias and protocol == "image":
+        raise ValueError(f"--bias {bias}: chooses among boxes, but --protocol image keeps all of a picture")
+
+
 def kept_ids(contents: dict, protocol: str, keep: float, seed: int, bias: str | None = None) -> set:
     """Of the annotations. Raises ValueError for a bias where no box is drawn."""
+    refuse_bias(protocol, bias)
     (key, count), groups = PROTOCOLS[protocol], {}
     boxes = [each for each in contents["annotations"] if not is_neutral(each)]
     if protocol == "image":
-        if bias:
-            raise ValueError(f"--bias {bias}: chooses among boxes, but --protocol image keeps all of a picture")
         ids = sorted((image["id"] for image in contents["images"]), key=lambda id: draw(seed, f"image {id}"))
         labelled = {*ids[:count(len(ids), keep)]}
         return {each["id"] for each in boxes if each["image_id"] in labelled}

@@ -104,6 +104,8 @@ def fit_reality(x: np.ndarray, hit: np.ndarray, keep_rate: float, prior: np.ndar
         gradient = columns.T @ (np.where(hit, 1, left_over(real, keep_rate)) - real) - PRIOR * (w - prior)
         weight = keep_rate * real * (1 - real) ** 2 / (1 - keep_rate * real)
         step = np.linalg.solve((columns * weight[:, None]).T @ columns + PRIOR * np.eye(2), gradient).clip(-1, 1)
+        if w[1] == 0 and step[1] < 0:                       # the slope stays at its end: the step of the intercept alone
+            step = np.array([np.clip(gradient[0] / (weight.sum() + PRIOR), -1, 1), 0.0])
         w = np.maximum(w + step, [-np.inf, 0])
         if np.abs(step).max() < 1e-6:
             break
@@ -120,7 +122,7 @@ def real_probabilities(detections: list, state: np.ndarray, keep_rate: float) ->
 
     If boxes were dropped at random, a detection of score s hits a kept box with P(hit | s) = keep_rate * P(real | s) (Elkan and
     Noto, 2008). P(real | s) is logistic in the log odds of the score, fitted to all classes (to begin with: the score itself), then to
-    each, which goes its own way as far as its hits tell. A free rising function in its place (isotonic) spreads two to
+    each, which goes its own way as far as its hits tell; for each teacher anew, as networks differ in how sure they are. A free rising function in its place (isotonic) spreads two to
     three times as much, and with some hundred hits a whole class crosses a threshold by chance. Doubles are not looked at, and get 0.
     """
     chances, counts = np.zeros(len(detections)), state != DOUBLE
@@ -128,11 +130,14 @@ def real_probabilities(detections: list, state: np.ndarray, keep_rate: float) ->
         return chances
     scores, classes, hit = column(detections, "score").clip(1e-4, 1 - 1e-4), column(detections, "category_id"), state == HIT
     x = np.log(scores / (1 - scores))
-    general = fit_reality(x[counts], hit[counts], keep_rate, np.array([0.0, 1.0]))
-    for category in np.unique(classes[counts]):
-        own = counts & (classes == category)
-        w = fit_reality(x[own], hit[own], keep_rate, general)
-        chances[own] = left_over(1 / (1 + np.exp(-(w[0] + w[1] * x[own]))), keep_rate)
+    teachers = np.array([str(each.get("teacher")) for each in detections])
+    for teacher in np.unique(teachers[counts]):
+        seen = counts & (teachers == teacher)
+        general = fit_reality(x[seen], hit[seen], keep_rate, np.array([0.0, 1.0]))
+        for category in np.unique(classes[seen]):
+            own = seen & (classes == category)
+            w = fit_reality(x[own], hit[own], keep_rate, general)
+            chances[own] = left_over(1 / (1 + np.exp(-(w[0] + w[1] * x[own]))), keep_rate)
     return chances
 
 

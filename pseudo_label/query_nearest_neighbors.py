@@ -4,8 +4,8 @@
     python -m pseudo_label.query_nearest_neighbors found --k 5 --output found/neighbors.json
 
 `found` is the folder that extract_features wrote. Each detection gets nn_ids (annotation ids), nn_category_ids and nn_distances,
-nearest first: 1 - cosine, 0 for equal features, 2 for opposite ones. A detection is compared with labels that the same teacher
-saw: features of different teachers have nothing in common. There are fewer than k where a teacher saw fewer labels.
+nearest first: 1 - cosine, 0 for equal features, 2 for opposite ones. A detection is compared with labels whose features the same
+teacher gave (with --folds, of pictures it did not train on): features of different teachers have nothing in common. There are fewer than k where a teacher has fewer labels.
 """
 import json
 from pathlib import Path
@@ -44,20 +44,23 @@ def read_found(folder) -> tuple[list, dict]:
 def nearest(features, kept, k: int):
     """(rows of `kept` [D, k'], distances 1 - cosine [D, k']), nearest first; k' is k, or all there are.
 
-    features, kept   float [D, channels] and [G, channels], G >= 1, each of length 1
+    features, kept   float [D, channels] and [G, channels], G >= 1; each is taken to length 1 here, since half floats are a little off
     """
     try:
         import faiss
     except ImportError:
         raise ValueError("the search needs faiss, which is not installed: pip install faiss-cpu") from None
     index = faiss.IndexFlatIP(kept.shape[1])
-    index.add(kept.astype("float32"))
-    similarity, rows = index.search(features.astype("float32"), min(k, len(kept)))
+    features, kept = features.astype("float32"), kept.astype("float32")
+    for each in (features, kept):
+        faiss.normalize_L2(each)
+    index.add(kept)
+    similarity, rows = index.search(features, min(k, len(kept)))
     return rows, 1 - similarity
 
 
 def neighbors(detections: list, arrays: dict, k: int = 1) -> list:
-    """The detections, each with nn_ids, nn_category_ids and nn_distances, empty where its teacher saw no label."""
+    """The detections, each with nn_ids, nn_category_ids and nn_distances, empty where its teacher gave features of no label."""
     import numpy as np
     result = [{**each, "nn_ids": [], "nn_category_ids": [], "nn_distances": []} for each in detections]
     for teacher in np.unique(arrays["detection_teachers"]):

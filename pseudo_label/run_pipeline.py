@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 from pseudo_label.labels import Labels, add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
-from pseudo_label.make_partial import PROTOCOLS, make_partial, sidecar_of
+from pseudo_label.make_partial import PROTOCOLS, make_partial, refuse_bias, sidecar_of
 from util.command_line import Parser, number, one_sentence_errors
 
 STRONG = ["--strong-view", "on"]
@@ -182,16 +182,8 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
     return coco_results(found, dataset.category_ids, dataset.image_ids)
 
 
-def refuse_unknown_flags(arms: list, words: list) -> None:
-    from train_coco import build_parser
-    for name in arms:
-        unknown = build_parser().parse_known_args([*words, *ARMS[name].flags])[1]
-        if unknown:
-            raise ValueError(f"arm {name}: train_coco.py does not know {unknown[0]}")
-
-
-def refuse_own_flags(settings: argparse.Namespace) -> None:
-    """Raises ValueError for a flag of training, also one of its --config, that the arms or the experiment set themselves."""
+def refuse_own_flags(settings: argparse.Namespace, arms: list) -> None:
+    """Raises ValueError for a flag of training, also one of its --config, that the arms or the experiment set themselves or cannot do with."""
     from train_coco import parse_flags
     defaults = parse_flags([])[0]
     for name in OWN_FLAGS:
@@ -200,6 +192,9 @@ def refuse_own_flags(settings: argparse.Namespace) -> None:
                              "after --, nor in the --config that is named there")
     if not settings.ema:
         raise ValueError("--ema 0: all arms but A average their weights; it must not stand after --, nor in the --config that is named there")
+    if settings.tile and {"B", "C"} & {*arms}:
+        raise ValueError(f"--tile {settings.tile}: the teachers of B and C see whole pictures (--crop without --min-size means tiles too); add --min-size "
+                         "after --, or leave these arms out: --arms A A+ D F")
 
 
 def doubts(settings: argparse.Namespace) -> list[str]:
@@ -257,10 +252,10 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     """The rows of the table, by arm. Raises ValueError, after the others are through, for an arm that cannot be trained."""
     words = [*words, "--skip-bad"] if flags.skip_bad else words
     flags.arms, flags.seeds = (list(dict.fromkeys(part)) for part in (flags.arms, flags.seeds))
-    refuse_unknown_flags(flags.arms, words)
+    refuse_bias(flags.protocol, flags.bias)
     from train_coco import parse_flags
     settings = parse_flags(words)[0]
-    refuse_own_flags(settings)
+    refuse_own_flags(settings, flags.arms)
     for doubt in doubts(settings):
         print(f"note: {doubt}")
     test_source, test_images = (flags.test, flags.test_images) if flags.test else (flags.source, flags.images)
@@ -287,7 +282,7 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     measured, costs, failed = {name: [] for name in flags.arms}, {name: [] for name in flags.arms}, {}
     for seed in flags.seeds:
         experiment = Experiment(output / f"seed-{seed}", full.images, test_set, seed, flags, words)
-        for name in flags.arms:
+        for name in [name for name in flags.arms if name not in failed]:
             try:
                 measured[name].append(measure(experiment.detections(name), truth, len(test_set.classes), counts))
                 costs[name].append(experiment.cost(name))

@@ -39,6 +39,8 @@ NAMES = {
                   "centre": "proposal_generator.fcos_head.ctrness", "scale": "proposal_generator.fcos_head.scales.{index}.scale"},
     "detectron2": {**DETECTRON2_BODY, "cls_tower": "head.cls_subnet.{place}", "box_tower": "head.bbox_subnet.{place}",
                    "cls": "head.cls_score", "box": "head.bbox_pred", "centre": "head.ctrness", "scale": None},
+    "cvpods": {**DETECTRON2_BODY, "cls_tower": "head.cls_subnet.{place}", "box_tower": "head.bbox_subnet.{place}",
+               "cls": "head.cls_score", "box": "head.bbox_pred", "centre": "head.centerness", "scale": "head.scales.{index}.scale"},
     "zhenghao977": {**{kind: name.replace("{body}", "module.fcos_body.backbone.") for kind, name in TORCHVISION_BODY.items()},
                     "stem": "module.fcos_body.backbone.conv1", "stem_norm": "module.fcos_body.backbone.bn1",
                     "lateral": "module.fcos_body.fpn.prj_{level}", "output": "module.fcos_body.fpn.conv_{level}",
@@ -80,6 +82,7 @@ class Case:
     over_all_levels: bool = False
     iou: float = 0.6
     keep: int = 100
+    offset: float = 0.5                             # of a location in its cell
 
 
 CASES = [
@@ -88,6 +91,8 @@ CASES = [
     Case("adelaidet", pixels="detectron2"),
     Case("adelaidet", levels=3, tower_norm="bn", one_tower=True, pixels="detectron2"),          # as FCOS_RT
     Case("detectron2", pixels="detectron2", tested="score", threshold=0.2),
+    Case("cvpods", "improved", pixels="detectron2", ranked="cls", offset=0.0),
+    Case("cvpods", "plain", pixels="detectron2", distance="exp", centre_on="cls", ranked="cls", offset=0.0),
     *(Case("zhenghao977", variant, classes, "rgb", pixels, stride_in_1x1=False, p6_from=p6_from, distance="exp", centre_on=centre_on,
            tested="score", best_class_only=True, over_all_levels=True, keep=1000)
       for variant, classes, pixels, centre_on, p6_from in (
@@ -244,7 +249,7 @@ def _picture(case, weights, levels, size, top_k, keep):
                     score = cls[label][i][j] * centre[i][j]
                     score = score ** 0.5 if case.root else score
                     if (score if case.tested == "score" else cls[label][i][j]) > case.threshold:
-                        x, y = j * stride + stride // 2, i * stride + stride // 2
+                        x, y = (j + case.offset) * stride, (i + case.offset) * stride
                         box = (x - sides[0][i][j], y - sides[1][i][j], x + sides[2][i][j], y + sides[3][i][j])
                         candidates.append((score if case.ranked == "score" else cls[label][i][j], score, label, box))
         found.append(candidates)

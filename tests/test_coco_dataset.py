@@ -129,6 +129,7 @@ def test_a_detour_that_stays_in_the_folder_is_a_picture_like_any_other(write, tm
     (lambda v: v["images"][0].update(file_name="c.jpg"), "c.jpg: no such picture"),
     (lambda v: v["images"][0].update(file_name="../a.jpg"), "image 0: file_name is '../a.jpg', which lies outside"),
     (lambda v: v["images"][0].update(file_name="sub/../../a.jpg"), "image 0: file_name is 'sub/../../a.jpg', which lies outside"),
+    (lambda v: v["images"][0].update(file_name="..\\a.jpg"), "image 0: file_name is '..\\a.jpg', which lies outside"),
     (lambda v: v["images"][0].update(file_name="/a.jpg"), "image 0: file_name is '/a.jpg', which lies outside"),
 ])
 def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp_path):
@@ -184,10 +185,27 @@ def test_pictures_that_share_a_file_are_refused_and_annotations_that_share_an_id
 
 
 def test_empty_lists_are_refused_where_nothing_is_left(write, tmp_path):
-    with pytest.raises(ValueError, match="instances.json: no picture is left"):
+    with pytest.raises(ValueError, match="instances.json: lists no picture"):
         COCODataset(write({"images": [], "annotations": [], "categories": []}), tmp_path)
     dataset = COCODataset(write({**contents(), "annotations": []}), tmp_path)
     assert len(dataset) == 2 and "not one object in 2 pictures" in dataset.notes[0] and len(dataset.truth()["0"]["boxes"]) == 0
+
+
+def test_a_file_name_as_windows_writes_it(write, tmp_path):
+    values = contents()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "sub" / "a.jpg")
+    values["images"][0]["file_name"] = ".\\sub\\a.jpg"
+    assert tmp_path / "sub" / "a.jpg" in COCODataset(write(values), tmp_path).pictures
+
+
+def test_weights_of_people_and_objects_of_other_classes_are_told_of_once(write, tmp_path):
+    values = contents()
+    values["annotations"][0]["weight"] = 350                    # somebody's grams
+    assert any("1 labels of people count 350 to 350 times" in note for note in COCODataset(write(values), tmp_path).notes)
+    values["annotations"] = [{**values["annotations"][0], "id": id} for id in range(100, 103)]
+    dataset = COCODataset(write(values), tmp_path, classes=["zebra"], skip_bad=True)
+    assert len(dataset.skipped) == 1 and dataset.of_other_classes == {"nail": 3} and "2 more objects are 'nail'" in " ".join(dataset.notes)
 
 
 def test_an_exif_rotated_picture_has_its_boxes_in_upright_pixels(write, tmp_path):

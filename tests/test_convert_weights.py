@@ -195,7 +195,7 @@ def small_file(small, tmp_path_factory):
     (lambda state: state.update({f"module.{key}": value for key, value in state.items() if "ctrness" in key}),
      "and another key are both head.quality."),
     (lambda state: [state.pop(key) for key in [*state] if "cls_logits" in key],
-     "are of no detector of torchvision, torchvision_rcnn, fcos, adelaidet, detectron2, zhenghao977, mmdet"),
+     "are of no detector of torchvision, torchvision_rcnn, fcos, adelaidet, detectron2, cvpods, zhenghao977, mmdet"),
 ])
 def test_what_does_not_fit_is_named(small, change, sentence):
     state = dict(small)

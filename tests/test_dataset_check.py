@@ -194,9 +194,9 @@ def test_a_file_name_of_another_encoding_is_told_in_escapes(voc_folder, capsys):
 
 
 def test_the_command_prints_json(voc_folder):
-    command = [sys.executable, "-m", "dataset.check", voc_folder, "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and json.loads(done.stdout)["splits"]["train"]["pictures"] == 6
+    for where in (["-m", "dataset.check"], ["dataset/check.py"]):
+        done = subprocess.run([sys.executable, *where, voc_folder, "--json"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and json.loads(done.stdout)["splits"]["train"]["pictures"] == 6
 
 
 @pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="the data set bccd is not beside this repository")

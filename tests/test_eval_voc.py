@@ -83,8 +83,8 @@ def test_flags_override_the_checkpoint_and_choose_split_and_output(tmp_path, fol
 def test_nms_and_the_number_of_detections_can_be_others_than_the_checkpoints(tmp_path):
     words = ["--checkpoint", str(real_checkpoint(tmp_path / "best.pth"))]
     as_trained, changed = (chosen_checkpoint(evaluation_parser("").parse_args([*words, *more]), tmp_path)[1]["config"]
-                           for more in ([], ["--max-detections", "7", "--nms-iou-threshold", "0.3"]))
-    assert changed == as_trained | {"max_detections": 7, "nms_iou_threshold": 0.3} != as_trained
+                           for more in ([], ["--max-detections", "7", "--nms-iou-threshold", "0.3", "--score-threshold", "0.2"]))
+    assert changed == as_trained | {"max_detections": 7, "nms_iou_threshold": 0.3, "score_threshold": 0.2} != as_trained
 
 
 def test_in_tiles_objects_are_found_once_each(tmp_path, folder, monkeypatch):

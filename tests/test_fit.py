@@ -2,6 +2,7 @@
 import csv
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -109,6 +110,24 @@ def test_a_step_broken_off_half_made_leaves_the_checkpoint_of_before(tmp_path, m
     assert last["training"]["step"] == steps
     resumed, _ = run_fit(tmp_path / "broken", resume=last)
     assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_device_whose_memory_is_too_small_ends_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", full)
+    with pytest.raises(ValueError, match=r"step 0: the memory of cpu is too small for a batch of \[4, 3\]; take a smaller --batch-size"):
+        run_fit(tmp_path)
+    assert not (tmp_path / "last.pth").exists()
+
+
+def test_a_tensorboard_that_cannot_be_loaded_stops_no_run(tmp_path, monkeypatch):
+    class Broken:
+        def __getattr__(self, name):
+            raise TypeError("Descriptors cannot be created directly.")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", Broken())
+    RunLog(tmp_path).say("it goes on")
+    assert (tmp_path / "log.txt").read_text() == "it goes on\n"
 
 
 def test_max_steps_ends_a_run_that_can_be_resumed(tmp_path):

@@ -121,6 +121,9 @@ def test_an_object_of_several_polygons_is_their_union_and_one_of_none_is_empty(w
     assert "1 of 2 objects have no segmentation" in dataset.notes[0]
     for nothing in (None, [], [[]], {}):
         assert not COCODataset(write(segmented(_0=nothing)), tmp_path, with_masks=True)[0][1]["masks"].any()
+    pseudo = segmented(_0=[[0.0, 0.0]])                 # as Jmq14/FCOS writes its pseudo labels
+    pseudo["annotations"][0]["ispseudo"] = True
+    assert pseudo["annotations"][0]["id"] == 0 and not COCODataset(write(pseudo), tmp_path, with_masks=True)[0][1]["masks"].any()
 
 
 @pytest.mark.parametrize("segmentation, sentence", [

@@ -157,8 +157,10 @@ def test_a_jpeg_with_zeros_for_its_lost_tail_is_refused(tmp_path):
         picture.save(tmp_path / "a.jpg", progressive=progressive, comment=small.getvalue())        # a whole picture before the pixels
         data = (tmp_path / "a.jpg").read_bytes()
         (tmp_path / "a.jpg").write_bytes(data[:-1500] + bytes(1500))
-        with pytest.raises(ValueError, match="a.jpg: cannot be read as a picture: it is truncated"):
-            picture_size(tmp_path / "a.jpg")
+        for read in (picture_size, read_picture):
+            with pytest.raises(ValueError, match="a.jpg: cannot be read as a picture: it is truncated"):
+                read(tmp_path / "a.jpg")
+        assert "it is truncated" in undecodable([tmp_path / "a.jpg"])[tmp_path / "a.jpg"]
         (tmp_path / "a.jpg").write_bytes(data + small.getvalue()[:-2] + bytes(9))       # a telephone's film behind them
         assert picture_size(tmp_path / "a.jpg") == (64, 64)
 

@@ -129,6 +129,13 @@ def test_a_small_box_inside_a_larger_one_stays(fragment, whole, why):
     assert len(merge((LEFT, [fragment]), (RIGHT, [whole]))["scores"]) == 2, why
 
 
+def test_many_fragments_go_as_one_does():
+    tall = {"orig_size": (40000, 350)}
+    left, right = (0, 0, 200, 40000), (150, 0, 350, 40000)
+    fragments, wholes = ([([180, y, 199, y + 20], 0.9, 0) for y in range(0, 30000, 50)], [([180, y, 240, y + 20], 0.7, 0) for y in range(0, 30000, 50)])
+    assert sorted(merge((left, fragments), (right, wholes), **tall)["boxes"].tolist()) == [box for box, *_ in wholes]
+
+
 def test_boxes_at_the_pictures_own_border_are_not_cut():
     small, large = ([0, 50, 20, 70], 0.9, 0), ([0, 50, 60, 70], 0.7, 0)
     assert len(merge((LEFT, [small]), ((0, 0, 180, 200), [large]))["scores"]) == 2

@@ -302,6 +302,9 @@ def test_flags_that_make_an_arm_what_it_is_are_refused(pretended, tmp_path, caps
                         ("--train-json", "x.json"), ("--val-json", "none")):
         assert f"{flag} " in (told := refusal(run_pipeline.main, [*words, flag, value], capsys)) and "set by the experiment itself" in told
     assert "--ema 0: all arms but A" in refusal(run_pipeline.main, [*words, "--ema", 0], capsys)
+    assert "--tile 416: the teachers of B and C see whole pictures" in refusal(
+        run_pipeline.main, [folder, "--output", tmp_path / "out", "--arms", "A+", "B", "--", "--crop", 416], capsys)
+    assert "--bias size: chooses among" in refusal(run_pipeline.main, [*words[:3], "--bias", "size", "--protocol", "image", *words[3:]], capsys)
     assert "--keep-rate: is 0.005, must be in 0.01..1" in refusal(run_pipeline.main, [*words[:3], "--keep-rate", 0.005, *words[3:]], capsys)
     assert not calls and not (tmp_path / "out").exists()
 
@@ -309,7 +312,7 @@ def test_flags_that_make_an_arm_what_it_is_are_refused(pretended, tmp_path, caps
 def test_the_pipeline_refuses_in_one_sentence(colours, tmp_path, capsys):
     folder, partial, images, _ = colours
     output = ["--output", tmp_path / "out"]
-    assert "arm A: train_coco.py does not know --no-such" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--", "--no-such", 3], capsys)
+    assert "unrecognized arguments: --no-such 3" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--", "--no-such", 3], capsys)
     assert "needs another one to judge on" in refusal(run_pipeline.main, [partial, *output, "--arms", "A", "--images", images], capsys)
     assert "6 of the 6 pictures to judge on are trained on too" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--split", "all"], capsys)
     assert "has no split 'none'" in refusal(run_pipeline.main, [folder, *output, "--arms", "A", "--test-split", "none"], capsys)

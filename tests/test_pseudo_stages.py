@@ -24,7 +24,7 @@ from evaluation.report import evaluate as evaluate_detections
 from evaluation.voc_ap import class_curves
 from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
                           visualize_label_quality, visualize_log, visualize_pseudo_labels)
-from pseudo_label.labels import missing_labels, read_labels, with_ids, write_labels
+from pseudo_label.labels import human, missing_labels, read_labels, with_ids, write_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("make_partial", "make_folds", "extract_features", "generate_pseudo_labels", "evaluate_pseudo_labels", "query_nearest_neighbors",
@@ -106,7 +106,8 @@ def test_a_voc_folder_and_a_json_say_the_same_and_come_back_with_every_key(tmp_p
 @pytest.mark.parametrize("change, told", [
     ({"id": 2}, "annotation 2 must have an id of its own"),
     ({"id": None}, "must have an id of its own"), ({"bbox": [1, 2, 0, 5]}, "with an area"), ({"bbox": [1, 2, 3]}, "four numbers"), ({"bbox": [300, 0, 9, 9]}, "lies outside the 200x200 picture"),
-    ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category")])
+    ({"image_id": 9}, "the id of no image"), ({"category_id": 9}, "the id of no category"), ({"iscrowd": "0"}, "iscrowd is '0', must be 0 or 1"),
+    ({"zone": "ignored"}, "zone is 'ignored', must be one of"), ({"weight": -3}, "weight is -3, must be a number of 0 or more")])
 def test_the_door_refuses_by_name(tmp_path, change, told):
     contents = instances([(1, 1, 10, [0, 0, 10, 10]), (2, 1, 10, [0, 0, 10, 10])])
     contents["annotations"][0] |= change
@@ -119,6 +120,21 @@ def test_the_door_refuses_by_name(tmp_path, change, told):
             read_labels(written(tmp_path, "a.json", contents))
     else:
         assert [each["id"] for each in read_labels(path, skip_bad=True).contents["annotations"]] == [2]
+
+
+def test_the_door_reads_whose_a_label_is_as_training_does(tmp_path):
+    contents = instances([(id, 1, 10, [0, 0, 10, 10]) for id in (1, 2, 3)])
+    contents["annotations"][0]["ispseudo"], contents["annotations"][1]["ispseudo"] = "false", "true"
+    assert [each["id"] for each in human(read_labels(written(tmp_path, "a.json", contents)).contents)] == [1, 3]
+
+
+def test_a_zone_to_leave_out_is_no_object_for_any_stage():
+    contents = instances([(1, 1, 10, [0, 0, 40, 40]), (2, 1, 10, [100, 100, 40, 40], {"zone": "ignore"})])
+    detections = [found(1, 10, [0, 0, 40, 40], 0.9), found(1, 10, [100, 100, 40, 40], 0.8)]
+    assert policies.compare(contents, detections).tolist() == [policies.HIT, policies.DOUBLE]
+    assert policies.kept_counts(contents) == {10: 1, 30: 0}
+    partial, how = make_partial.make_partial(contents, "", "extreme")
+    assert {each["id"] for each in partial["annotations"]} == {1, 2} and not how["dropped_ids"]
 
 
 @pytest.mark.parametrize("info", [None, "", [], {"year": 2017}])
@@ -361,6 +377,21 @@ def test_the_probability_of_what_is_left_by_hand():
     # nothing to learn from: the score is the probability that a detection is real, and of those the half is labelled
     assert policies.real_probabilities([found(1, 10, [0, 0, 1, 1], 0.5)], np.array([left]), 0.5)[0] == pytest.approx(1 / 3, abs=0.03)
     assert policies.left_over(np.array([0, 0.625, 1]), 0.8) == pytest.approx([0, 0.25, 1])
+
+
+def test_what_a_score_means_is_each_teachers_own_affair():
+    contents, detections, real = world(0.3)
+    state = policies.compare(contents, detections)
+    halves = np.array([each["image_id"] % 4 < 2 for each in detections])
+
+    def low(score):                                     # a teacher that says the same, less sure of everything
+        return float(1 / (1 + np.exp(2 - np.log(score / (1 - score)))))
+    mixed = [{**each, "teacher": "a"} if first else {**each, "teacher": "b", "score": low(each["score"])}
+             for each, first in zip(detections, halves, strict=True)]
+    chance, left = policies.real_probabilities(mixed, state, 0.3), state == policies.LEFT
+    for own in (halves, ~halves):
+        sure = left & own & (chance >= 0.6)
+        assert real[sure].mean() > 0.9 and (real & sure).sum() / (real & left & own).sum() > 0.65
 
 
 @settings(max_examples=60, deadline=None)
@@ -736,8 +767,8 @@ def test_a_gap_that_may_be_none_has_no_interval():
     # by the pictures alone: F is no better than A+ in 24 or in 25 of 1000 resamples
     plain = {"ap": np.zeros(1001), "recall": np.zeros(1001)}
     arms = {name: [{**plain, "ap50": np.full(1001, value)}] for name, value in (("A+", 0.4), ("C", 0.5), ("F", 0.6))}
-    arms["F"][0]["ap50"][1:25] = 0.3
+    arms["F"][0]["ap50"][1:25] = 0.9            # resamples are turned about the estimate: 0.3
     assert compare_arms.compare(arms)["C"]["gap_closed_interval"] == pytest.approx([0.5, 0.5])
-    arms["F"][0]["ap50"][25] = 0.4
+    arms["F"][0]["ap50"][25] = 0.8
     row = compare_arms.compare(arms)["C"]
     assert row["gap_closed"] == pytest.approx(0.5) and row["gap_closed_interval"] is None

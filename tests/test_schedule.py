@@ -14,6 +14,7 @@ def test_warm_up_is_linear_and_reaches_the_base_rate():
 def test_steps_fall_at_fractions_of_the_run_whatever_its_length():
     assert [rates("step")[k] for k in (66, 67, 88, 89, 99)] == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
     assert rates("step", total=7, warmup=0) == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01])
+    assert [learning_rate(step, 4, 1.0, 0, "step", (0.5,)) for step in range(4)] == pytest.approx([1, 1, 0.1, 0.1])
 
 
 def test_the_cosine_falls_from_the_base_to_its_final_share():

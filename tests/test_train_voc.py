@@ -14,7 +14,7 @@ import pytest
 import torch
 import torchvision
 import yaml
-from colour_network import BAD_CHECKPOINTS, bad_checkpoint, refusal
+from colour_network import BAD_CHECKPOINTS, bad_checkpoint, real_checkpoint, refusal
 from conftest import make_voc
 from PIL import Image
 from reference_fcos import CASES, random_weights
@@ -22,7 +22,7 @@ from reference_fcos import CASES, random_weights
 import engine.distributed
 import engine.predict
 import train_voc
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from flags import MODEL_FLAGS, input_sizes
 from model.config import CHOICES, PRESETS, FCOSConfig, RCNNConfig
 from util.command_line import switch
@@ -281,6 +281,12 @@ def test_a_larger_min_size_on_the_command_line_is_not_held_back_by_a_recipe(tmp_
     sizes = [train_voc.parse_flags(["--config", str(tmp_path / "recipe.yaml"), *more])[0].max_size
              for more in ([], ["--min-size", "960"], ["--min-size=960"], ["--min-size", "960", "--max-size", "1000"], ["--min-size", "96"])]
     assert sizes == [800, 1600, 1600, 1000, 800]
+    run = tmp_path / "last.pth"
+    save_checkpoint(run, {**load_checkpoint(real_checkpoint(run)), "training": {}, "flags": {"min_size": [320], "max_size": 500}})
+    assert train_voc.parse_flags(["--resume", str(run), "--config", str(tmp_path / "recipe.yaml")])[0].max_size == 800
+    (tmp_path / "recipe.yaml").write_text("min_size: [480]\n")
+    assert train_voc.parse_flags(["--resume", str(run), "--config", str(tmp_path / "recipe.yaml")])[0].max_size == 800       # five thirds of 480, not the run's 500
+    assert train_voc.parse_flags(["--resume", str(run)])[0].max_size == 500
 
 
 def test_crops_of_pictures_that_are_judged_shrunk_are_told_of(voc_folder):
@@ -400,7 +406,13 @@ def no_objects(folder, xml, picture):
     return "not one object in 6 pictures"
 
 
-@pytest.mark.parametrize("spoil", [break_xml, box_outside, truncated, missing_picture, empty_split, missing_folder, unknown_class, no_objects])
+def nothing_but_zones(folder, xml, picture):
+    for path in (folder / "Annotations").glob("*.xml"):
+        path.write_text(path.read_text().replace("<name>", "<zone>ignore</zone><name>"))
+    return "not one object in 6 pictures to train on"
+
+
+@pytest.mark.parametrize("spoil", [break_xml, box_outside, truncated, missing_picture, empty_split, missing_folder, unknown_class, no_objects, nothing_but_zones])
 def test_bad_data_ends_in_one_sentence_before_anything_is_written(spoil, tmp_path, voc_folder, capsys):
     name = (voc_folder / "ImageSets/Main/train.txt").read_text().split()[1]
     sentence = spoil(voc_folder, voc_folder / "Annotations" / f"{name}.xml", voc_folder / "JPEGImages" / f"{name}.jpg")
@@ -521,6 +533,22 @@ def test_what_is_evaluated_on_is_never_what_was_asked_to_be_trained_on(tmp_path,
         train_set, val_set = open_data("--data", voc_folder, "--train-split", split)
         assert len(train_set) == count and val_set is None
     assert len(open_data("--data", voc_folder, "--train-split", "test", "--val-split", "val")[1]) == 3
+
+
+def test_each_folder_may_have_a_list_of_its_own(tmp_path, voc_folder, voc_maker, capsys):
+    other = voc_maker(tmp_path / "other", n=8, seed=1)
+    train_set, val_set = open_data("--data", voc_folder, other, "--train-split", "trainval", "train", "--val-data", other)
+    assert [len(train_set), len(val_set)] == [9 + 4, 2] and not {*train_set.pictures} & {*val_set.pictures}
+    assert len(open_data("--data", voc_folder, other, "--train-split", "all", "auto")[0]) == 12 + 4
+    sentence = "--train-split names 2 lists for the 1 folders of --data; name one for all, or one for each"
+    assert sentence in refused(capsys, voc_folder, tmp_path / "run", "--train-split", "train", "val")
+    assert sentence in refused(capsys, voc_folder, tmp_path / "run", "--data", voc_folder, voc_folder, "--train-split", "train", "val")
+
+
+def test_objects_longer_than_what_tiles_share_are_told_of(voc_folder):
+    for tile, told in ((64, True), (320, False)):
+        flags = train_voc.parse_flags(["--data", str(voc_folder), "--tile", str(tile)])[0]
+        assert any(f"longer than the {tile // 4} px that neighbouring tiles of {tile} px" in note for note in notes_on(train_voc.open_data(flags)[0], None, flags)) == told
 
 
 def test_a_folder_for_each_split_with_xml_beside_the_pictures(tmp_path, voc_maker, capsys):

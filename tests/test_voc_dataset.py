@@ -81,6 +81,18 @@ def test_without_a_split_all_xml_files_count_in_natural_order(beside):
     assert VOCDataset(folder).ids == ["9", "10", "x.y"]
 
 
+def test_an_umlaut_is_one_letter_however_it_is_written(beside):
+    folder = beside("Ra\u0308der", [("nail", (1, 1, 10, 10))])
+    next(folder.glob("*.xml")).rename(folder / "R\u00e4der.xml")
+    assert VOCDataset(folder).ids == ["R\u00e4der"]
+
+
+def test_hidden_folders_are_no_data(voc_folder):
+    (voc_folder / "Annotations" / ".ipynb_checkpoints").mkdir()
+    (voc_folder / "Annotations" / ".ipynb_checkpoints" / "1-checkpoint.xml").write_text("<annotation></annotation>")
+    assert len(VOCDataset(voc_folder)) == 12
+
+
 def test_several_folders_may_use_the_same_ids(tmp_path, voc_maker):
     first, second = voc_maker(tmp_path / "a", 4), voc_maker(tmp_path / "b", 4, classes=("disc", "bar"), seed=1)
     dataset = VOCDataset([first, second, first], "trainval")

@@ -61,6 +61,12 @@ def test_there_and_back_every_target_is_the_same(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((tmp_path / "all.json").read_text())
 
 
+def test_lists_of_one_set_may_agree_on_their_category_ids(folder, tmp_path, capsys):
+    convert(folder, "--classes", "slab,ant,disc", "--output", tmp_path / "a.json")
+    assert [each["name"] for each in json.loads((tmp_path / "a.json").read_text())["categories"]] == ["slab", "ant", "disc"]
+    assert "a.json: is there already" in refusal(voc_to_coco.main, [folder, "--output", tmp_path / "a.json"], capsys)
+
+
 def test_the_json_by_hand(tmp_path):
     Image.new("RGB", (100, 50)).save(tmp_path / "a.png")
     write_xml(tmp_path / "a.xml", (50, 100), [("nail", (11, 21, 30, 40))])
@@ -145,6 +151,7 @@ def test_what_has_no_place_in_the_other_layout_is_refused_before_anything_is_wri
 def test_pictures_of_another_split_are_never_replaced(folder, tmp_path, capsys):
     contents, out = {}, tmp_path / "out"
     for split, ids in (("train", (1, 2)), ("val", (3,)), ("test", (2, 3))):
+        (tmp_path / "all.json").unlink(missing_ok=True)
         convert(folder, "--output", tmp_path / "all.json")
         contents = json.loads((tmp_path / "all.json").read_text())
         contents["images"] = [image for image in contents["images"] if image["id"] in ids]

@@ -264,7 +264,7 @@ def test_silence_is_what_each_zone_would_claim_alone(seed, rows):
     boxes = torch.tensor([[[x[0], y[0], x[1], y[1]] for x, y in corners]])
     labels, zones = torch.tensor([[rng.randrange(-1, 3) for _ in range(rows)]]), torch.tensor([[rng.random() < 0.7 for _ in range(rows)]])
     sizes, ranges = ((8, 8), (4, 4)), ((0.0, 24.0), (24.0, 1000.0))
-    location, claimed = claims(boxes, sizes, (8, 16), ranges, 1.5)
+    location, claimed, _ = claims(boxes, sizes, (8, 16), ranges, 1.5)
     found = silenced(location, claimed & (zones & (labels >= 0))[..., None], labels, 80, 3)
     expected = torch.zeros(1, 80, 3, dtype=torch.bool)
     for row in range(rows):

@@ -18,9 +18,11 @@ def main(argv=None):
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
-        from dataset.pictures import find_pictures, read_picture
+        from dataset.pictures import SUFFIXES, find_pictures, read_picture
         from util.draw import grid
-        grid([read_picture(path) for path in find_pictures(flags.paths)], flags.columns, flags.side).save(flags.output, quality=90)
+        if Path(flags.output).suffix.lower() not in SUFFIXES:
+            raise ValueError(f"--output {flags.output}: must end in one of {' '.join(SUFFIXES)}")
+        grid(map(read_picture, find_pictures(flags.paths)), flags.columns, flags.side).save(flags.output, quality=90)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ torchvision_rcnn  published, trained            torchvision's fasterrcnn_resnet5
 fcos              plain, improved               the authors' tianzhi0549/FCOS: FCOS_R_... and FCOS_imprv_R_...
 adelaidet                                       aim-uofa/AdelaiDet
 detectron2                                      detectron2's own FCOS
+cvpods            plain, improved               Megvii's cvpods and BorderDet, and what was written from them on detectron2: improved where NORM_REG_TARGETS and
+                                                CENTERNESS_ON_REG are on, as in fcos.res50.fpn.coco.800size.1x; OFFSET must be 0, as there
 zhenghao977       voc, train_voc, train_coco    FCOS-PyTorch-37.2AP: the published VOC file; what train_voc.py writes; the published COCO
                                                 file, and what train_coco.py writes
 mmdet             plain, improved, lsj          mmdetection: fcos_*_gn-head_*, *-center-normbbox-centeronreg-giou_*, *-lsj-200e_*
@@ -52,8 +54,9 @@ def convert_file(flags) -> None:
     from model.foreign_weights import convert, load_detector
     if Path(flags.out).exists():
         raise ValueError(f"{flags.out}: is there already; name another file")
+    names = class_names(flags.classes)
     try:
-        found = foreign_detector(load_tensors(flags.file), convert, flags.family, flags.variant, class_names(flags.classes))
+        found = foreign_detector(load_tensors(flags.file), convert, flags.family, flags.variant, names)
     except ValueError as error:
         raise ValueError(f"{flags.file}: {str(error).removeprefix(f'{flags.file}: ')}") from None
     rows = [row for row, name in enumerate(found["classes"]) if name]
@@ -70,10 +73,13 @@ def convert_file(flags) -> None:
 
 
 def class_names(choice: str | None) -> list:
-    """[] for None. Raises ValueError for an empty name or one that is there twice."""
+    """[] for None. Raises ValueError for an empty name, one that is there twice, and a file that is not UTF-8."""
     if choice is None:
         return []
-    names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if os.path.isfile(choice) else choice.split(",")
+    try:
+        names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if os.path.isfile(choice) else choice.split(",")
+    except UnicodeDecodeError:
+        raise ValueError(f"--classes {choice}: is not UTF-8; save it so") from None
     names = [name.strip() for name in names]
     names = names[:-1] if names[-1] == "" else names
     wrong = [name for name in names if not name or names.count(name) > 1]

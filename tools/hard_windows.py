@@ -69,8 +69,8 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     from PIL import Image
 
     from dataset.augment import show
-    from dataset.pictures import flat_name
-    from dataset.voc import VOCDataset, annotation
+    from dataset.pictures import flat_names
+    from dataset.voc import VOCDataset, annotation, list_text
     metrics, detections = (read_json(evaluated / name) for name in ("metrics.json", "detections.json"))
     if not {"data", "split", "per_class", "skipped", "zero_based"} <= metrics.keys():
         raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py as it is now, which alone says where the pictures are; evaluate them anew")
@@ -82,7 +82,7 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
             found.setdefault(each["image_id"], []).append(each | {"label": each["category_id"] - 1})
     if strange := found.keys() - {*dataset.ids}:
         raise ValueError(f"{evaluated}: its detections.json has the picture {min(strange)!r}, which {' '.join(metrics['data'])} has not (any more)")
-    names, pictures = {}, 0         # an ordered set
+    flat, names, pictures = flat_names(dataset.ids), [], 0
     for index, id in enumerate(dataset.ids):
         boxes = false_alarms(found[id], dataset.target(index)) if id in found else []
         if not boxes:
@@ -92,17 +92,15 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
             (output / folder).mkdir(parents=True, exist_ok=True)
         image, target = dataset[index]
         for place, window in enumerate(windows_around(boxes, target["orig_size"], shape)):
-            name, (x1, y1, x2, y2) = f"{flat_name(id)}_{place}", window
-            while name in names:                                    # of a/b_c and a_b/c
-                name += "_"
+            name, (x1, y1, x2, y2) = f"{flat[index]}_{place}", window
             part, seen = show(image, target, window, (y2 - y1, x2 - x1))
             Image.fromarray(part.permute(1, 2, 0).numpy()).save(output / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
             text = annotation(seen | {"orig_size": (y2 - y1, x2 - x1)}, f"{name}.jpg", dataset.classes, not zero_based)
             (output / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-            names[name] = None
+            names.append(name)
     if not names:
         raise ValueError(f"{evaluated}: has no false alarm of score {score_threshold:g} or more in {len(dataset)} pictures")
-    (output / "ImageSets/Main/train.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (output / "ImageSets/Main/train.txt").write_text(list_text(names), encoding="utf-8")
     return pictures, len(names), zero_based
 
 

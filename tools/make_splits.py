@@ -62,8 +62,7 @@ def write_lists(folder: Path, shares: dict, seed: int) -> None:
     if splits := find_splits(folder):
         raise ValueError(f"{folder}: has lists in ImageSets already ({', '.join(splits)}); they stay as they are; without the folder ImageSets they are drawn anew")
     members, problems, notes = list_members(folder)
-    if problems:
-        raise ValueError(problems[0])
+    notes += problems               # in no list, they are in nobody's way
     groups = {}
     for member in members:
         ids, classes = groups.setdefault(hashlib.sha256(member.picture.read_bytes()).digest(), ([], set()))

@@ -38,7 +38,7 @@ def parse_flags(argv):
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", nargs="+", default=[from_here(ROOT / "foreign_object_dataset")], metavar="DIR", help="folders in VOC layout, or one in COCO's")
-    add("--train-split", default="auto", metavar="S", help="list in ImageSets; all: every XML file; auto: train, or all where there are no lists")
+    add("--train-split", nargs="+", default=["auto"], metavar="S", help="list in ImageSets, one for all folders or one for each; all: every XML file; auto: train, or all where there are no lists")
     add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
     add("--train-json", metavar="FILE", help="instances, instead of those in --data")
     add("--train-images", metavar="DIR", help="the pictures of --train-json")

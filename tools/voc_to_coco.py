@@ -83,6 +83,7 @@ def main(argv: list | None = None) -> None:
     add("--split", default="all", metavar="S", help="list in ImageSets to convert, all: every XML file; with --to voc the list to write")
     add("--images", metavar="DIR", help="with --to voc: the pictures of the json")
     add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
+    add("--classes", metavar="A,B,C", help="categories in the order of their ids, where several lists must agree (default: those of the pictures that are converted, sorted)")
     add("--skip-bad", action="store_true", help="leave out what is bad instead of stopping")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
@@ -94,12 +95,14 @@ def convert(flags) -> None:
     from dataset.voc import VOCDataset
     output = Path(flags.output)
     if flags.to == "voc":
-        if len(flags.source) != 1 or not flags.images or flags.zero_based:
-            raise ValueError("--to voc takes one json file and --images DIR, and writes coordinates that start at 1")
+        if len(flags.source) != 1 or not flags.images or flags.zero_based or flags.classes:
+            raise ValueError("--to voc takes one json file and --images DIR, keeps the names, and writes coordinates that start at 1")
         dataset, images = COCODataset(flags.source[0], flags.images, skip_bad=flags.skip_bad), Path(flags.images)
         to_voc(dataset, images, output, flags.split)
     else:
-        dataset = VOCDataset(flags.source, None if flags.split == "all" else flags.split, one_based=not flags.zero_based, skip_bad=flags.skip_bad)
+        if output.exists():
+            raise ValueError(f"--output {output}: is there already; name another file")
+        dataset = VOCDataset(flags.source, None if flags.split == "all" else flags.split, flags.classes and flags.classes.split(","), one_based=not flags.zero_based, skip_bad=flags.skip_bad)
         images = Path(os.path.commonpath([os.path.abspath(picture.parent) for picture in dataset.pictures]))
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(to_coco(dataset, images), indent=1), encoding="utf-8")

@@ -79,7 +79,7 @@ def draw_detections(image, boxes, labels, scores=None, classes=None, dashed=Fals
     scores   [K]     written behind the names; None for ground truth
     classes  all class names, which fixes the colour of each; without it the names in `labels`, sorted, decide
     dashed   thin dashed boxes, for ground truth beneath or beside detections; plates=False leaves the names out
-    masks    [K, H, W]  bool or uint8, 1 on the object; beneath all boxes
+    masks    [K, H, W]  bool or uint8, 1 on the object, or util.masks.OneByOne; beneath all boxes
     """
     picture, labels = to_pil(image), list(labels)
     classes = sorted(set(labels)) if classes is None else list(classes)
@@ -166,13 +166,14 @@ def draw_plate(draw, frame, text: str, font, colour, size: tuple[int, int], cove
 def grid(images, columns: int, side: int = 480, gap: int = 8) -> Image.Image:
     """A sheet of pictures, row by row, each shrunk (never enlarged) to fit `side` x `side` px and centred in its cell.
 
-    images  uint8 [3,H,W] tensors or PIL pictures, at least one
+    images  uint8 [3,H,W] tensors or PIL pictures, at least one; each is held only until it is shrunk
     """
-    pictures = [to_pil(image) for image in images]
+    pictures = []
+    for image in images:                # large ones one after the other
+        pictures.append(to_pil(image))
+        pictures[-1].thumbnail((side, side), Image.Resampling.LANCZOS)
     if not pictures:
         raise ValueError("grid: 0 pictures given, a sheet needs at least one")
-    for picture in pictures:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     columns = min(columns, len(pictures))
     rows = [pictures[start:start + columns] for start in range(0, len(pictures), columns)]
     widths = [max(row[column].width for row in rows if column < len(row)) for column in range(columns)]

@@ -11,6 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class OneByOne:
+    """The masks of a picture as draw_detections takes them, each made when its row is asked for: a hundred of a large picture are gigabytes."""
+
+    def __init__(self, mask_of):
+        self.mask_of = mask_of
+
+    def __getitem__(self, row):
+        return self.mask_of(row)
+
+
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """bool [K, h, w]: where in a picture of `size` (h, w) each mask is above 0.5; equal to torchvision's paste_masks_in_image.
 
