@@ -131,8 +131,8 @@ class AnnotatedPictures:
                               f"{sum(zone_ignore)} are zones to ignore")
         own = (self._weights != 1) & ~self._pseudo & ~self._zone_ignore
         if own.any():
-            self.notes.append(f"{where}: {int(own.sum())} labels of people count {float(self._weights[own].min()):g} to {float(self._weights[own].max()):g} times in the "
-                              "losses, by their `weight`")
+            self.notes.append(f"{where}: {int(own.sum())} human labels weigh {float(self._weights[own].min()):g} to {float(self._weights[own].max()):g} in the losses, by "
+                              "their `weight`")
         self.notes += [f"{where}: {group} differ only in upper and lower case, and are classes of their own"
                        for group in same_but_for_case(self.class_counts())]
         if self.turned:

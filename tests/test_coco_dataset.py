@@ -193,16 +193,14 @@ def test_empty_lists_are_refused_where_nothing_is_left(write, tmp_path):
 
 def test_a_file_name_as_windows_writes_it(write, tmp_path):
     values = contents()
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a.jpg").rename(tmp_path / "sub" / "a.jpg")
-    values["images"][0]["file_name"] = ".\\sub\\a.jpg"
-    assert tmp_path / "sub" / "a.jpg" in COCODataset(write(values), tmp_path).pictures
+    values["images"][1]["file_name"] = ".\\sub\\b.jpg"
+    assert COCODataset(write(values), tmp_path).pictures[1] == tmp_path / "sub" / "b.jpg"
 
 
 def test_weights_of_people_and_objects_of_other_classes_are_told_of_once(write, tmp_path):
     values = contents()
     values["annotations"][0]["weight"] = 350                    # somebody's grams
-    assert any("1 labels of people count 350 to 350 times" in note for note in COCODataset(write(values), tmp_path).notes)
+    assert any("1 human labels weigh 350 to 350 in the losses" in note for note in COCODataset(write(values), tmp_path).notes)
     values["annotations"] = [{**values["annotations"][0], "id": id} for id in range(100, 103)]
     dataset = COCODataset(write(values), tmp_path, classes=["zebra"], skip_bad=True)
     assert len(dataset.skipped) == 1 and dataset.of_other_classes == {"nail": 3} and "2 more objects are 'nail'" in " ".join(dataset.notes)

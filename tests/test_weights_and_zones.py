@@ -102,7 +102,7 @@ def test_both_formats_give_weights_pseudo_labels_and_zones(tmp_path):
         batch, _ = collate([dataset[0], (dataset[0][0], make_target([], [], [], "empty", (50, 100)))])
         assert batch["weights"].tolist() == [[1, 0.25, 0.5], [0, 0, 0]] and batch["zone_ignore"].tolist() == [[False, False, True], [False] * 3]
     plain = opened(tmp_path, {}, {"weight": 0.5}, {})[0]
-    assert plain.target(0)["weights"].tolist() == [1, 0.5, 1] and not plain.notes
+    assert plain.target(0)["weights"].tolist() == [1, 0.5, 1] and ["1 human labels weigh 0.5 to 0.5" in note for note in plain.notes] == [True]
 
 
 def test_evaluation_takes_no_label_of_a_network_for_true(tmp_path):
