@@ -48,7 +48,7 @@ def evaluate_checkpoint(flags: argparse.Namespace, checkpoints: Path, open_data,
     seconds = (time.perf_counter() - started) / len(dataset)
     truth = dataset.truth()
     metrics = evaluate(detections, truth, dataset.classes) | {
-        "checkpoint": str(path), **which, "input": sizes, "device": str(device),
+        "checkpoint": str(path), **which, "input": sizes, "postprocess": {name: checkpoint["config"][name] for name in flags.result_flags}, "device": str(device),
         "seconds_per_picture": round(seconds, 4), "skipped": len(dataset.skipped), "files": files,
     }
     print(format_table(metrics))

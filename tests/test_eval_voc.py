@@ -74,7 +74,8 @@ def test_an_output_that_is_a_file_is_refused_before_anything_is_evaluated(tmp_pa
 
 def test_flags_override_the_checkpoint_and_choose_split_and_output(tmp_path, folder, monkeypatch):
     checkpoint = colour_checkpoint(tmp_path / "best.pth", monkeypatch)
-    metrics = run(checkpoint, folder, "--split", "train", "--min-size", "192", "--output", str(tmp_path / "out"))
+    metrics = run(checkpoint, folder, "--split", "train", "--min-size", "192", "--score-threshold", "0.02", "--output", str(tmp_path / "out"))
+    assert metrics["postprocess"]["score_threshold"] == 0.02
     assert metrics["all"]["pictures"] == 4 and metrics["mAP"] == 1
     assert metrics["input"] == {"min_size": 192, "max_size": 1000, "tile": None}
     assert (tmp_path / "out" / "metrics.json").exists() and not (tmp_path / "eval").exists()
