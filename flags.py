@@ -211,6 +211,11 @@ def read_training_flags(parser, argv, checkpoints):
     flags.weights = os.path.abspath(flags.weights) if os.path.isfile(flags.weights) else flags.weights
     if flags.crop and "--min-size" not in said:
         flags.tile = flags.tile or flags.crop       # judged at the scale it was trained at
+    drops = " ".join(f"{drop:g}" for drop in flags.drops)
+    if flags.schedule == "cosine" and said.get("--drops") == 2:            # typed, not in the settings of a run
+        raise ValueError(f"--drops {drops}: --schedule cosine has none; they go with --schedule step")
+    if sorted({*flags.drops} - {0, 1}) != flags.drops:
+        raise ValueError(f"--drops {drops}: must rise, from above 0 to below 1")
     if flags.zoom[0] > flags.zoom[1]:
         raise ValueError(f"--zoom is {flags.zoom[0]:g} {flags.zoom[1]:g}, LOW must not be above HIGH")
     if flags.teacher != "none" and not flags.ema:
@@ -275,6 +280,7 @@ def prediction_parser(manual, batch_size, result_flags=RESULT_FLAGS):
     parser.set_defaults(result_flags=result_flags)
     for name in result_flags:
         _, _, kind, text = MODEL_FLAGS[name]
+        text = "lowest score of a candidate, before AP: not the threshold of detect.py" if name == "score_threshold" else text
         add(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=argparse.SUPPRESS, help=f"{text.partition(';')[0]} (default: the checkpoint's)")
     return parser
 

@@ -102,7 +102,8 @@ def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
                          f"evaluation and detection; --tile {flags.crop} looks at them as they are trained on")
     if flags.tile:
         shared = int(flags.tile * TILE_OVERLAP)
-        long = int((train_set.input_sides(None, None).amax(1) > shared).sum())
+        tiled = [train_set.target(index)["boxes"] for index in range(len(train_set)) if max(train_set.size(index)) > flags.tile]
+        long = sum(int(((boxes[:, 2:] - boxes[:, :2]).amax(1) > shared).sum()) for boxes in tiled)
         if long > objects / 100:
             notes.append(f"{long} of {objects} objects are longer than the {shared} px that neighbouring tiles of {flags.tile} px have in common: one that no tile "
                          "shows whole may be found in two pieces; a larger --tile, or --overlap of eval_*.py and detect.py, keeps it whole")
@@ -123,6 +124,8 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
             raise ValueError(f"{resumed['file']}: was trained on the classes {', '.join(resumed['classes'])}, the data has {', '.join(classes)}")
         return build_model(resumed["config"]), resumed["config"], []
     weights, told = starting_weights(flags.weights, flags.backbone, convert, COCO_WEIGHTS[flags.model])
+    if flags.freeze == "norm" and flags.backbone_norm == "gn":
+        raise ValueError("--freeze norm: group norms, of --backbone-norm gn, have no statistics to keep; take none, early or all")
     if not weights and flags.freeze not in ("auto", "none"):
         raise ValueError(f"--freeze {flags.freeze} leaves layers of the backbone as they were loaded, but there are no weights to load; take --freeze none")
     backbone = weights.get("config", {}).get("backbone", flags.backbone)

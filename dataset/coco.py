@@ -18,7 +18,7 @@ from util.masks import decode_rle, encode_rle
 
 def read_instances(path) -> dict:
     """The contents of an instances json: lists of dicts under "images", "annotations" and "categories", the ids of pictures and categories
-    unique, names too, and without blanks at their ends, as VOC's.
+    unique, names too, and without blanks at their ends, as VOC's; file names with / for Windows's separator.
 
     Raises ValueError where it is no JSON or no such file; single bad annotations are COCODataset's affair.
     """
@@ -39,6 +39,9 @@ def read_instances(path) -> dict:
     for category in contents["categories"]:
         if isinstance(category["name"], str):
             category["name"] = " ".join(category["name"].split())
+    for image in contents["images"]:
+        if isinstance(image["file_name"], str):
+            image["file_name"] = image["file_name"].replace("\\", "/")
     for part, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
         _refuse_repeats(path, part, key, [entry[key] for entry in contents[part]])
     return contents
@@ -91,14 +94,9 @@ def choose_pair(folder, part):
     return next(iter(chosen.values()), None)
 
 
-def _plain(file_name) -> str:
-    """Also as Windows writes it."""
-    return os.path.normpath(str(file_name).replace("\\", "/"))
-
-
 def picture_file(images, file_name, where: str) -> Path:
     """The file of a file_name, which must lie below the folder `images`. Raises ValueError, which begins with `where`, for one outside."""
-    name = Path(_plain(file_name))
+    name = Path(os.path.normpath(str(file_name)))
     if name.anchor or name.parts[:1] == ("..",):
         raise ValueError(f"{where}: file_name is '{file_name}', which lies outside {images}")
     return Path(images) / name
@@ -109,7 +107,7 @@ def good_pictures(path, images, entries, decode):
     below the folder `images`. What only decoding shows is bad too with `decode`.
     """
     good, bad = [], []
-    times = Counter(_plain(entry["file_name"]) for entry in entries)
+    times = Counter(os.path.normpath(str(entry["file_name"])) for entry in entries)
     for entry in entries:
         where = f"{path}: image {entry['id']}"
         try:
@@ -117,7 +115,7 @@ def good_pictures(path, images, entries, decode):
             if not all(isinstance(side, (int, float)) for side in said or ()):
                 raise ValueError(f"{where}: height and width are {said[0]!r} and {said[1]!r}, must be numbers")
             picture = picture_file(images, entry["file_name"], where)
-            if times[_plain(entry["file_name"])] > 1:
+            if times[os.path.normpath(str(entry["file_name"]))] > 1:
                 raise ValueError(f"{where}: file_name is '{entry['file_name']}', as that of another image; all objects of a picture must have one image_id")
             good.append((entry, picture, *upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:

@@ -159,8 +159,8 @@ def training_split(folders, asked):
     """The list of each folder, None for every XML file. asked: the names of --train-split, one for all folders or one for each; what auto
     stands for is train, or all where no folder has lists. Raises ValueError for a folder with other lists, and for another number of names."""
     if len(asked) > 1:
-        if not len(asked) == len(folders) == len({*folders}):
-            raise ValueError(f"--train-split names {len(asked)} lists for the {len({*folders})} folders of --data; name one for all, or one for each")
+        if not len(asked) == len(folders) == len({*map(Path, folders)}):
+            raise ValueError(f"--train-split names {len(asked)} lists for the {len({*map(Path, folders)})} folders of --data; name one for all, or one for each")
         return [training_split([folder], [name])[0] for folder, name in zip(folders, asked, strict=True)]
     asked, = asked
     lists = {folder: find_splits(folder) for folder in folders} if asked == "auto" else {}

@@ -234,8 +234,6 @@ def build_backbone(name: str, freeze: str, stride_in_1x1: bool = False, norm_eps
         body = BACKBONES[name](NORMS[norm])
     else:
         raise ValueError(f"backbone is {name!r}, not one of {', '.join(BACKBONES)}, timm:NAME")
-    if freeze == "norm" and norm == "gn":
-        raise ValueError("backbone_freeze is 'norm', but group norms have no statistics to keep; take none, early or all")
     if stride_in_1x1:
         _move_strides(name, body)
     if norm_eps is not None:

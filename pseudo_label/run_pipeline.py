@@ -213,16 +213,16 @@ def digest(labels) -> str:
     return hashlib.sha256(json.dumps([labels.sha256, names]).encode()).hexdigest()
 
 
-def settle(output: Path, settings: dict) -> None:
-    """Keeps the settings beside the results. Raises ValueError where the folder holds an experiment with others, or files of somebody else."""
+def settle(output: Path, settings: dict, defaults: dict) -> None:
+    """Keeps the settings beside the results; a flag that there was not yet when an earlier call kept them had its default. Raises ValueError where the folder holds an experiment with others, or files of somebody else."""
     path, settings = output / "pipeline.json", json.loads(json.dumps(settings))
     for name in () if path.exists() else ("train.json", "test.json", "results.json", "table.md"):
         if (output / name).exists():
             raise ValueError(f"--output {output}: holds {name}, which no experiment has left there, and would be replaced; name another folder")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
     for name, value in settings.items():
-        if before.get(name) != value:
-            raise ValueError(f"--output {output}: holds an experiment with {name} {before.get(name)}, not {value}; name another folder")
+        if (then := before.get(name, defaults.get(name))) != value:
+            raise ValueError(f"--output {output}: holds an experiment with {name} {then}, not {value}; name another folder")
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, settings, indent=1)
 
@@ -268,7 +268,8 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     refuse_fewer(output, flags)
     settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds", *PLACES)}
            | {f"sha256 of the labels to {what}": digest(labels) for what, labels in (("train on", full), ("judge on", test))}
-           | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)})
+           | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)},
+           {f"training {name}": value for name, value in vars(parse_flags([])[0]).items()})
     for labels, name in ((full, "train"), (test, "test")):
         write_labels(labels.contents, output / f"{name}.json", labels.images, labels.split)
 

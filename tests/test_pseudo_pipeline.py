@@ -293,6 +293,12 @@ def test_a_recipe_that_was_edited_is_another_experiment(pretended, tmp_path, cap
     run_pipeline.main([*map(str, words), "1"])          # which changes nothing of what is trained
     recipe.write_text("lr: 0.001\n")
     assert "holds an experiment with training lr 0.01, not 0.001" in refusal(run_pipeline.main, [*words, 0], capsys) and len(calls) == 1
+    recipe.write_text("lr: 0.01\n")
+    kept = json.loads((tmp_path / "out/pipeline.json").read_text())
+    del kept["training drops"]                          # as if this flag had not been there yet
+    (tmp_path / "out/pipeline.json").write_text(json.dumps(kept))
+    run_pipeline.main([*map(str, words), "0"])
+    assert len(calls) == 1
 
 
 def test_flags_that_make_an_arm_what_it_is_are_refused(pretended, tmp_path, capsys):

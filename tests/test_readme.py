@@ -38,7 +38,7 @@ def test_the_python_example_runs_a_real_network_that_is_sure_of_nothing(example,
 
 
 def test_every_file_of_the_map_is_there():
-    text = "".join((ROOT / room / "README.md").read_text(encoding="utf-8") for room in (".", "model", "pseudo_label"))
+    text = "".join((ROOT / room / "README.md").read_text(encoding="utf-8") for room in (".", "model", "pseudo_label", "foreign_object_dataset"))
     rooms = "benchmarks|configs|dataset|engine|evaluation|foreign_object_dataset|model|pseudo_label|tools|util"
     named = {*re.findall(rf"\b(?:{rooms})/[\w/]+\.\w+", text), *re.findall(r"\b(?:train_voc|eval_voc|train_coco|eval_coco|training|evaluating|detect|flags)\.py", text)}
     assert len(named) > 20 and not [name for name in sorted(named) if not (ROOT / name).exists()]
@@ -57,6 +57,9 @@ def test_the_table_of_toggles_names_flags_that_there_are_with_their_choices():
 def test_no_link_of_the_documents_is_dead():
     for document in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
         text = document.read_text(encoding="utf-8")
-        headings = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
         for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
-            assert link[1:] in headings if link.startswith("#") else (document.parent / link).exists(), f"{document.relative_to(ROOT)}: {link}"
+            file, _, part = link.partition("#")
+            target = document.parent / file if file else document
+            assert target.exists(), f"{document.relative_to(ROOT)}: {link}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+            assert not part or part in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, f"{document.relative_to(ROOT)}: {link}"

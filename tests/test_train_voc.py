@@ -276,6 +276,15 @@ def test_nothing_is_frozen_that_was_not_loaded(tmp_path, voc_folder, capsys):
     assert "--freeze early leaves layers of the backbone as they were loaded, but there are no weights" in refused(capsys, voc_folder, tmp_path / "run", "--freeze", "early")
 
 
+def test_group_norms_have_nothing_to_keep(tmp_path, voc_folder, capsys):
+    assert "--freeze norm: group norms" in refused(capsys, voc_folder, tmp_path / "run", "--backbone-norm", "gn", "--freeze", "norm")
+
+
+def test_drops_that_drop_nothing_are_refused(tmp_path, voc_folder, capsys):
+    assert "--drops 0.5: --schedule cosine has none" in refused(capsys, voc_folder, tmp_path / "run", "--schedule", "cosine", "--drops", 0.5)
+    assert "--drops 0.9 0.5: must rise, from above 0 to below 1" in refused(capsys, voc_folder, tmp_path / "run", "--schedule", "step", "--drops", 0.9, 0.5)
+
+
 def test_a_larger_min_size_on_the_command_line_is_not_held_back_by_a_recipe(tmp_path):
     (tmp_path / "recipe.yaml").write_text("min_size: [480]\nmax_size: 800\n")
     sizes = [train_voc.parse_flags(["--config", str(tmp_path / "recipe.yaml"), *more])[0].max_size
@@ -546,7 +555,7 @@ def test_each_folder_may_have_a_list_of_its_own(tmp_path, voc_folder, voc_maker,
 
 
 def test_objects_longer_than_what_tiles_share_are_told_of(voc_folder):
-    for tile, told in ((64, True), (320, False)):
+    for tile, told in ((64, True), (120, False), (128, False)):           # objects of 16 to 42 px in pictures of 128 x 96
         flags = train_voc.parse_flags(["--data", str(voc_folder), "--tile", str(tile)])[0]
         assert any(f"longer than the {tile // 4} px that neighbouring tiles of {tile} px" in note for note in notes_on(train_voc.open_data(flags)[0], None, flags)) == told
 

@@ -62,7 +62,7 @@ def test_there_and_back_every_target_is_the_same(folder, tmp_path, capsys):
 
 
 def test_lists_of_one_set_may_agree_on_their_category_ids(folder, tmp_path, capsys):
-    convert(folder, "--classes", "slab,ant,disc", "--output", tmp_path / "a.json")
+    convert(folder, "--classes", "slab, ant,disc", "--output", tmp_path / "a.json")
     assert [each["name"] for each in json.loads((tmp_path / "a.json").read_text())["categories"]] == ["slab", "ant", "disc"]
     assert "a.json: is there already" in refusal(voc_to_coco.main, [folder, "--output", tmp_path / "a.json"], capsys)
 

@@ -12,7 +12,7 @@ torchvision_rcnn  published, trained            torchvision's fasterrcnn_resnet5
 fcos              plain, improved               the authors' tianzhi0549/FCOS: FCOS_R_... and FCOS_imprv_R_...
 adelaidet                                       aim-uofa/AdelaiDet
 detectron2                                      detectron2's own FCOS
-cvpods            plain, improved               Megvii's cvpods and BorderDet, and what was written from them on detectron2: improved where NORM_REG_TARGETS and
+cvpods            plain, improved               FCOS of Megvii's cvpods and of BorderDet's repository, and what was written from them on detectron2: improved where NORM_REG_TARGETS and
                                                 CENTERNESS_ON_REG are on, as in fcos.res50.fpn.coco.800size.1x; OFFSET must be 0, as there
 zhenghao977       voc, train_voc, train_coco    FCOS-PyTorch-37.2AP: the published VOC file; what train_voc.py writes; the published COCO
                                                 file, and what train_coco.py writes
@@ -23,12 +23,12 @@ or named as left out, every shape is equal. The checkpoint's config does what th
 strides, distances, quality, thresholds. A file that holds more than tensors is refused; who trusts it can save its
 "state_dict" alone with torch.
 """
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from util.class_names import read_class_names  # noqa: E402
 from util.command_line import Parser, one_sentence_errors  # noqa: E402
 
 INPUT = {"min_size": 800, "max_size": 1333, "tile": None}       # what all of them were trained and measured at
@@ -54,7 +54,7 @@ def convert_file(flags) -> None:
     from model.foreign_weights import convert, load_detector
     if Path(flags.out).exists():
         raise ValueError(f"{flags.out}: is there already; name another file")
-    names = class_names(flags.classes)
+    names = read_class_names(flags.classes)
     try:
         found = foreign_detector(load_tensors(flags.file), convert, flags.family, flags.variant, names)
     except ValueError as error:
@@ -70,22 +70,6 @@ def convert_file(flags) -> None:
     print(f"{flags.out}: the {network.config.backbone} of {' '.join(filter(None, (found['family'], flags.variant)))} with {len(rows)} classes, "
           f"{found['classes'][rows[0]]} to {found['classes'][rows[-1]]}; left out: counters of batch norms"
           f"{''.join(f', {key}' for key in left_out)}, {len(found['classes']) - len(rows)} class rows without a name")
-
-
-def class_names(choice: str | None) -> list:
-    """[] for None. Raises ValueError for an empty name, one that is there twice, and a file that is not UTF-8."""
-    if choice is None:
-        return []
-    try:
-        names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if os.path.isfile(choice) else choice.split(",")
-    except UnicodeDecodeError:
-        raise ValueError(f"--classes {choice}: is not UTF-8; save it so") from None
-    names = [name.strip() for name in names]
-    names = names[:-1] if names[-1] == "" else names
-    wrong = [name for name in names if not name or names.count(name) > 1]
-    if wrong or not names:
-        raise ValueError(f"--classes {choice}: {repr(wrong[0]) + ' is no name, or is there twice' if wrong else 'holds no name'}")
-    return names
 
 
 if __name__ == "__main__":

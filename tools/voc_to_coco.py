@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from util.class_names import read_class_names  # noqa: E402
 from util.command_line import Parser, one_sentence_errors  # noqa: E402
 
 
@@ -79,11 +80,11 @@ def main(argv: list | None = None) -> None:
     add = parser.add_argument
     add("source", nargs="+", metavar="SOURCE", help="folders in VOC layout; with --to voc a json file")
     add("--to", default="coco", choices=["coco", "voc"], help="what to make of it")
-    add("--output", required=True, metavar="PATH", help="json file to write; with --to voc the folder")
+    add("--output", required=True, metavar="PATH", help="json file to write, which must not be there yet; with --to voc the folder")
     add("--split", default="all", metavar="S", help="list in ImageSets to convert, all: every XML file; with --to voc the list to write")
     add("--images", metavar="DIR", help="with --to voc: the pictures of the json")
     add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
-    add("--classes", metavar="A,B,C", help="categories in the order of their ids, where several lists must agree (default: those of the pictures that are converted, sorted)")
+    add("--classes", metavar="A,B,C|FILE", help="categories in the order of their ids, or a file with one a line, where several lists must agree (default: those of the pictures that are converted, sorted)")
     add("--skip-bad", action="store_true", help="leave out what is bad instead of stopping")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
@@ -102,7 +103,7 @@ def convert(flags) -> None:
     else:
         if output.exists():
             raise ValueError(f"--output {output}: is there already; name another file")
-        dataset = VOCDataset(flags.source, None if flags.split == "all" else flags.split, flags.classes and flags.classes.split(","), one_based=not flags.zero_based, skip_bad=flags.skip_bad)
+        dataset = VOCDataset(flags.source, None if flags.split == "all" else flags.split, read_class_names(flags.classes) or None, one_based=not flags.zero_based, skip_bad=flags.skip_bad)
         images = Path(os.path.commonpath([os.path.abspath(picture.parent) for picture in dataset.pictures]))
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(to_coco(dataset, images), indent=1), encoding="utf-8")

@@ -1,4 +1,6 @@
-"""The class names of the public data sets, in the order in which published weights know them."""
+"""The class names of the public data sets, in the order in which published weights know them; and those that a person names."""
+import os
+from pathlib import Path
 
 VOC_NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
              "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -14,3 +16,19 @@ COCO_NAMES = {                      # COCO's own category ids: 80 of 1..90
     65: "bed", 67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote", 76: "keyboard", 77: "cell phone",
     78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator", 84: "book", 85: "clock", 86: "vase", 87: "scissors",
     88: "teddy bear", 89: "hair drier", 90: "toothbrush"}
+
+
+def read_class_names(choice: str | None) -> list:
+    """The names of a --classes: "A,B,C", or a file with one a line. [] for None. Raises ValueError for an empty name, one that is there twice, and a file that is not UTF-8."""
+    if choice is None:
+        return []
+    try:
+        names = Path(choice).read_text(encoding="utf-8-sig").split("\n") if os.path.isfile(choice) else choice.split(",")
+    except UnicodeDecodeError:
+        raise ValueError(f"--classes {choice}: is not UTF-8; save it so") from None
+    names = [name.strip() for name in names]
+    names = names[:-1] if names[-1] == "" else names
+    wrong = [name for name in names if not name or names.count(name) > 1]
+    if wrong or not names:
+        raise ValueError(f"--classes {choice}: {repr(wrong[0]) + ' is no name, or is there twice' if wrong else 'holds no name'}")
+    return names
