@@ -4,7 +4,7 @@ AP50 is the area under precision over recall at IoU 0.5, AP its mean over IoU 0.
 detection of score 0.5 or more finds (missing labels lower scores before they lower AP); all three are means over classes, and over
 seeds. Over B is the difference to arm B. Gap closed is (X - A+) / (F - A+) in AP50; where 2.5 % or more of the resamples have F no
 better than A+, its interval would say nothing, and is "-". An interval is a basic bootstrap's: 95 % of 1000 resamples of the test pictures, the same
-for all arms, turned about the estimate; AP and recall are cut to 0..1. With n > 1 seeds each of these is moved by draws from what the seeds say about their mean: a t distribution of n - 1
+for all arms, turned about the estimate; near 0 and 1 it may reach beyond them. With n > 1 seeds each of these is moved by draws from what the seeds say about their mean: a t distribution of n - 1
 degrees of freedom, times their standard deviation / sqrt(n). (Resampling three seeds themselves gives intervals far too narrow.)
 """
 import numpy as np
@@ -92,7 +92,7 @@ def compare(measured: dict) -> dict:
             gained, width = values - ap50["A+"], ap50["F"] - ap50["A+"]
             gap = np.divide(gained, width, out=np.copysign(np.inf, gained), where=width > 0)      # no width: beyond every number
         over_b = values - ap50["B"] if "B" in ap50 and arm != "B" else None
-        columns = {name: over_seeds(measured[arm], name).clip(0, 1) for name in MEASURES} | {"gap_closed": gap, "over_b": over_b}
+        columns = {name: over_seeds(measured[arm], name) for name in MEASURES} | {"gap_closed": gap, "over_b": over_b}
         rows[arm] = {key: value for name, column in columns.items() for key, value in with_interval(name, column).items()}
     return rows
 
