@@ -51,7 +51,9 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if not (resumed or flags.output):           # a number of its own: another run may have begun at the same time
         folder = of_first_rank(claim_run_folder(folder) if rank() == 0 else None)
     run = RunLog(folder, active=rank() == 0)    # nothing is written before these lines
-    run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
+    through = bool(resumed) and resumed["training"]["epoch"] >= flags.epochs
+    if not through:                             # what repeats a run that is through stays as it is
+        run.settings({name: value for name, value in vars(flags).items() if name not in ("resume", "config", "output")}, config, flags.config)
     for sentence in (*notes_on(train_set, val_set, flags), *told):
         run.say(f"note: {sentence}")
     options = fit_options(flags, len(loader), device)
@@ -63,6 +65,10 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
             + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px, at most {flags.max_size}"))
     run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
+    if resumed:
+        state = resumed["training"]
+        run.say("nothing is left to do: its epochs are through; a larger --epochs goes on" if through else
+                f"goes on in epoch {state['epoch'] + 1} with step {state['step'] + 1} of {flags.epochs * len(loader)}")
     save_sample(loader, train_set.classes, folder, run)
 
     started = time.perf_counter()

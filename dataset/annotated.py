@@ -106,7 +106,7 @@ class AnnotatedPictures:
         Raises ValueError, naming `where`, if something was bad and skip_bad is False, or if no picture is left.
         """
         if self.skipped and not skip_bad:
-            others = f"; {len(self.skipped) - 1} more like this" if len(self.skipped) > 1 else ""
+            others = f"; {len(self.skipped) - 1} more faults" if len(self.skipped) > 1 else ""
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
         if not self.ids:
             raise ValueError(f"{where}: " + (f"no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}" if self.skipped else "lists no picture"))

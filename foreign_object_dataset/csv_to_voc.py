@@ -42,7 +42,8 @@ def read_table(path, width, height, zero_based=False):
             except ValueError:
                 raise ValueError(f"{path}: line {table.line_num}: the corners are not four whole numbers") from None
             if not (1 <= x1 < x2 <= width and 1 <= y1 < y2 <= height):
-                raise ValueError(f"{path}: line {table.line_num}: box {x1},{y1},{x2},{y2} must be two pixels or more wide and high, inside {width}x{height}")
+                raise ValueError(f"{path}: line {table.line_num}: box {x1},{y1},{x2},{y2} must be two pixels or more wide and high, inside {width}x{height}"
+                                 f", counted from 1{'; a table that counts from 0 takes --zero-based' * (not zero_based and 0 in (x1, y1))}")
             for column in ("image", "class"):
                 if not row[column]:
                     raise ValueError(f"{path}: line {table.line_num}: has no {column}")

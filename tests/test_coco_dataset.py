@@ -180,7 +180,7 @@ def test_pictures_that_share_a_file_are_refused_and_annotations_that_share_an_id
     dataset = COCODataset(write(values), tmp_path)
     assert "1 annotations have the id of another one" in dataset.notes[0] and len(dataset.target(0)["boxes"]) == 3
     values["images"].append({**values["images"][0], "id": 77, "file_name": "./a.jpg"})
-    with pytest.raises(ValueError, match="image 0: file_name is 'a.jpg', as that of another image; .*1 more like this"):
+    with pytest.raises(ValueError, match="image 0: file_name is 'a.jpg', as that of another image; .*1 more faults"):
         COCODataset(write(values), tmp_path)
 
 

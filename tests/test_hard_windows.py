@@ -73,6 +73,16 @@ def test_a_folder_of_windows_that_a_data_set_reads(evaluated, tmp_path, capsys):
     assert (image[0].int() - torch.arange(70, 130)).abs().max() <= 2 and windows.target(1)["boxes"].shape == (0, 4)
 
 
+def test_windows_of_pictures_to_judge_by_are_told_of(evaluated, tmp_path, capsys):
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    (evaluated / "metrics.json").write_text(json.dumps(metrics | {"split": "all"}))
+    main([str(evaluated), "--output", str(tmp_path / "one")])
+    assert "note" not in capsys.readouterr().out
+    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("c\n")
+    main([str(evaluated), "--output", str(tmp_path / "two")])
+    assert "note: windows of the pictures of test are among them" in capsys.readouterr().out
+
+
 def test_windows_of_zero_based_data_are_zero_based_too(evaluated, tmp_path, capsys):
     (evaluated / "metrics.json").write_text(json.dumps(json.loads((evaluated / "metrics.json").read_text()) | {"zero_based": True}))
     main([str(evaluated), "--output", str(tmp_path / "hard"), "--size", "60", "40", "--score-threshold", "0.3"])

@@ -62,17 +62,17 @@ def test_no_list_for_a_share_of_nothing(tmp_path):
 def test_what_is_no_whole_pair_is_left_out_and_told_of(tmp_path, capsys):
     data = folder(tmp_path, ["disc"] * 10)
     (data / "JPEGImages" / "p0.png").unlink()
+    (data / "Annotations" / "p1.xml").write_text("<annotation>")
     main([str(data)])
-    assert "must have one picture p0" in capsys.readouterr().out
-    assert sorted(id for path in find_splits(data).values() for id in read_split(path)) == [f"p{number}" for number in range(1, 10)]
+    told = capsys.readouterr().out
+    assert "must have one picture p0" in told and "p1.xml: cannot be read as XML" in told and "python -m dataset.check" in told
+    assert sorted(id for path in find_splits(data).values() for id in read_split(path)) == [f"p{number}" for number in range(2, 10)]
 
 
 def test_what_cannot_be_divided_is_refused_and_nothing_written(tmp_path, capsys):
     data = folder(tmp_path, ["disc", "slab"])
     assert "2 pictures are too few for a list 'val'" in refusal(main, [data], capsys)
     assert "--val and --test are 1" in refusal(main, [data, "--val", "0.5", "--test", "0.5"], capsys)
-    (data / "Annotations" / "p1.xml").write_text("<annotation>")
-    assert "p1.xml" in refusal(main, [data], capsys)
     with pytest.raises(ValueError, match=r"the name 'caf\\udce9' is not UTF-8"):
         list_text(["a", "caf\udce9"])
     assert not (data / "ImageSets").exists()

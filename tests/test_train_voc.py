@@ -149,7 +149,15 @@ def test_resume_without_a_file_takes_the_newest_run(tmp_path, voc_folder, monkey
     train_voc.main(flags)
     train_voc.main(["--resume", "--max-steps", "2"])
     steps = [load_checkpoint(tmp_path / "checkpoint" / name / "last.pth")["training"]["step"] for name in ("voc-1", "voc-2")]
-    assert steps == [1, 2]
+    assert steps == [1, 2] and "goes on in epoch 1 with step 2 of 4" in (tmp_path / "checkpoint/voc-2/log.txt").read_text()
+
+
+def test_a_run_that_is_through_keeps_the_recipe_that_repeats_it(unbroken, tmp_path):
+    _, run, last = unbroken
+    shutil.copytree(run, tmp_path / "run")
+    train_voc.main(["--resume", str(tmp_path / "run" / "last.pth"), "--lr", "0.5"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == (run / "config.yaml").read_text()
+    assert "nothing is left to do" in (tmp_path / "run" / "log.txt").read_text() and same_weights(load_checkpoint(tmp_path / "run" / "last.pth"), last)
 
 
 def test_two_processes_of_torchrun_train_as_one(tmp_path, voc_folder):
@@ -540,7 +548,7 @@ def test_what_is_evaluated_on_is_never_what_was_asked_to_be_trained_on(tmp_path,
     assert [len(part) for part in open_data("--data", voc_folder)] == [6, 3]
     for split, count in (("trainval", 9), ("all", 12), ("test", 3)):
         train_set, val_set = open_data("--data", voc_folder, "--train-split", split)
-        assert len(train_set) == count and val_set is None
+        assert len(train_set) == count and val_set is None and any("no list is taken to evaluate on by itself" in note for note in train_set.notes)
     assert len(open_data("--data", voc_folder, "--train-split", "test", "--val-split", "val")[1]) == 3
 
 

@@ -283,7 +283,7 @@ def test_a_bad_object_is_refused_by_file_number_and_rule_or_left_out_alone(besid
 
 def test_the_sentence_says_how_many_others_there_are(beside):
     folder = beside("a", [("nail", (5, 5, 5, 5))] * 4)
-    with pytest.raises(ValueError, match="; 3 more like this; --skip-bad"):
+    with pytest.raises(ValueError, match="; 3 more faults; --skip-bad"):
         VOCDataset(folder)
     assert len(VOCDataset(folder, skip_bad=True).skipped) == 4
 
@@ -298,7 +298,7 @@ def test_mistakes_in_the_folders_are_one_sentence_each(tmp_path, voc_folder, bes
         (voc_folder / "ImageSets" / "Main" / "train.txt", None): "train.txt: is a file, must be a folder in VOC layout",
         (voc_folder, "dev"): "has no split 'dev', only lost, none, test, train, trainval, val$",
         (voc_folder, "none"): "none.txt: is empty",
-        (voc_folder, "lost"): r"lost.txt: '../../0002' must have one XML file .* not 0; 1 more like this",
+        (voc_folder, "lost"): r"lost.txt: '../../0002' must have one XML file .* not 0; 1 more faults",
     }
     for (folder, split), sentence in mistakes.items():
         with pytest.raises(ValueError, match=sentence):
@@ -349,7 +349,7 @@ def test_leaving_objects_out_cuts_every_field_alike():
 
 @shared("bccd")
 def test_bccd_loads_but_for_its_two_boxes_without_area():
-    with pytest.raises(ValueError, match=r"BloodImage_00338.xml: object 13 \(RBC\) .* 1 more like this"):
+    with pytest.raises(ValueError, match=r"BloodImage_00338.xml: object 13 \(RBC\) .* 1 more faults"):
         VOCDataset(SHARED / "bccd")
     dataset = VOCDataset(SHARED / "bccd", skip_bad=True)
     assert dataset.classes == ["Platelets", "RBC", "WBC"] and len(dataset) == 364 and len(dataset.skipped) == 2

@@ -113,9 +113,14 @@ def main(argv: list | None = None) -> None:
     add("--size", type=number(int, 32), nargs=2, default=[640, 360], metavar=("W", "H"), help="px of a window")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        from dataset.voc import find_splits
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
         pictures, windows, zero_based = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]))
+        metrics = read_json(flags.found / "metrics.json")
+        if metrics["split"] == "all" and (lists := {"val", "test"} & {name for folder in metrics["data"] for name in find_splits(folder)}):
+            print(f"note: windows of the pictures of {' and '.join(sorted(lists))} are among them: what is trained on them must not be judged by these lists; "
+                  "evaluate with --split train to leave them out")
         print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * zero_based}")
 
 

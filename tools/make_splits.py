@@ -57,17 +57,22 @@ def main(argv=None):
 
 
 def write_lists(folder: Path, shares: dict, seed: int) -> None:
-    """Raises ValueError, before anything is written, where there are lists, a file does not parse, a list would stay empty or cannot hold a name."""
+    """Raises ValueError, before anything is written, where there are lists, a list would stay empty or cannot hold a name."""
     from dataset.voc import find_splits, list_members, list_text, read_annotation
     if splits := find_splits(folder):
         raise ValueError(f"{folder}: has lists in ImageSets already ({', '.join(splits)}); they stay as they are; without the folder ImageSets they are drawn anew")
     members, problems, notes = list_members(folder)
-    notes += problems               # in no list, they are in nobody's way
+    notes += problems               # in no list, as XML that cannot be read, they are in nobody's way
     groups = {}
     for member in members:
+        try:
+            found = {each.name for each in read_annotation(member.xml).objects}
+        except ValueError as error:
+            notes.append(str(error))
+            continue
         ids, classes = groups.setdefault(hashlib.sha256(member.picture.read_bytes()).digest(), ([], set()))
         ids.append(member.id)
-        classes |= {each.name for each in read_annotation(member.xml).objects}
+        classes |= found
     lists = divide(list(groups.values()), shares, seed)
     if empty := [name for name, ids in lists.items() if not ids]:
         raise ValueError(f"{folder}: its {len(members)} pictures are too few for a list '{empty[0]}'")
@@ -77,6 +82,7 @@ def write_lists(folder: Path, shares: dict, seed: int) -> None:
         (target / f"{name}.txt").write_text(text, encoding="utf-8")
     for note in notes:
         print(f"note: {note}")
+    print(f"{', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures; what else is wrong with them: python -m dataset.check {folder}")
     if copies := len(members) - len(groups):
         print(f"note: {copies} pictures are copies of others, and stay with them")
     print(f"{target}: {', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures")
