@@ -263,7 +263,7 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     with one_sentence_errors():
         report = check(flags.folders, flags.split, not flags.zero_based)
-    print(json.dumps(report, indent=2) if flags.json else format_report(report))
+        print(json.dumps(report, indent=2) if flags.json else format_report(report))
     return 1 if any(finding["severity"] == "error" for finding in report["findings"]) else 0
 
 

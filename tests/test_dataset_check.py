@@ -199,6 +199,13 @@ def test_the_command_prints_json(voc_folder):
         assert done.returncode == 0 and json.loads(done.stdout)["splits"]["train"]["pictures"] == 6
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell's pipes")
+def test_who_reads_no_further_than_a_line_sees_no_traceback(voc_folder):
+    command = f"set -o pipefail; {sys.executable} -m dataset.check {voc_folder} {voc_folder} --json | sleep 0"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 141 and not done.stderr
+
+
 @pytest.mark.skipif(not (SHARED / "bccd").is_dir(), reason="the data set bccd is not beside this repository")
 def test_the_doctor_finds_the_two_boxes_without_area_in_bccd():
     found = findings(SHARED / "bccd")

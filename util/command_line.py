@@ -16,6 +16,10 @@ def one_sentence_errors():
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:                         # of `| head`: who reads no further wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
