@@ -59,7 +59,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     options = fit_options(flags, len(loader), device)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
-    counts = train_set.class_counts()
+    counts = {name: count for name, count in train_set.class_counts().items() if count}
     run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
             + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
             + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px, at most {flags.max_size}"))
