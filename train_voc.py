@@ -70,7 +70,7 @@ def open_data(flags: argparse.Namespace):
         train_set.notes.append("there are no lists: all pictures are trained on, and none is left to judge the detector by; "
                                f"python tools/make_splits.py {flags.data[0]} draws them")
     if val_split == "none":
-        if flags.val_split == "auto" and any("val" in splits for splits in lists):
+        if flags.val_split == "auto" and {*train_split} != {"train"} and any("val" in splits for splits in lists):
             train_set.notes.append("not only 'train' is trained on, so that no list is taken to evaluate on by itself; --val-split val, or --val-data DIR, names one")
         return train_set, None
     return train_set, VOCDataset(flags.val_data or flags.data, None if val_split == "all" else val_split, classes=train_set.classes, **options)

@@ -65,7 +65,7 @@ def test_what_is_no_whole_pair_is_left_out_and_told_of(tmp_path, capsys):
     (data / "Annotations" / "p1.xml").write_text("<annotation>")
     main([str(data)])
     told = capsys.readouterr().out
-    assert "must have one picture p0" in told and "p1.xml: cannot be read as XML" in told and "python -m dataset.check" in told
+    assert "must have one picture p0" in told and "p1.xml: cannot be read as XML" in told and "python -m dataset.check" in told and "1 pictures are copies" in told
     assert sorted(id for path in find_splits(data).values() for id in read_split(path)) == [f"p{number}" for number in range(2, 10)]
 
 

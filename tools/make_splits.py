@@ -82,10 +82,9 @@ def write_lists(folder: Path, shares: dict, seed: int) -> None:
         (target / f"{name}.txt").write_text(text, encoding="utf-8")
     for note in notes:
         print(f"note: {note}")
-    print(f"{', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures; what else is wrong with them: python -m dataset.check {folder}")
-    if copies := len(members) - len(groups):
+    if copies := sum(map(len, lists.values())) - len(groups):
         print(f"note: {copies} pictures are copies of others, and stay with them")
-    print(f"{target}: {', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures")
+    print(f"{target}: {', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures; is anything wrong with them? python -m dataset.check {folder}")
 
 
 if __name__ == "__main__":
