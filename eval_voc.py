@@ -52,7 +52,7 @@ def open_data(flags: argparse.Namespace, checkpoint: dict):
 
 
 def default_split(folders: list) -> str:
-    from dataset.voc import find_splits
+    from dataset.voc_folder import find_splits
     lists = [find_splits(folder) for folder in folders]
     return next((name for name in ("test", "val") if all(name in splits for splits in lists)), "all")
 

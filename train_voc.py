@@ -52,7 +52,8 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
-    from dataset.voc import VOCDataset, find_splits, training_split
+    from dataset.voc import VOCDataset
+    from dataset.voc_folder import find_splits, training_split
     from model import needs_masks
     if needs_masks(flags.model):
         raise ValueError(f"--model {flags.model} learns from masks, and VOC XML has none; train_coco.py takes them from COCO json")

@@ -59,10 +59,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     options = fit_options(flags, len(loader), device)
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
-    counts = {name: count for name, count in train_set.class_counts().items() if count}
-    run.say(f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
-            + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
-            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(min_sizes)} px, at most {flags.max_size}"))
+    run.say(describe_data(train_set, val_set, flags))
     run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
     if resumed:
@@ -84,6 +81,14 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if run.active:
         show_training(run, best)
     leave_process_group()
+
+
+def describe_data(train_set, val_set, flags: argparse.Namespace) -> str:
+    """What is trained on, and what is evaluated how."""
+    counts = {name: count for name, count in train_set.class_counts().items() if count}
+    return (f"{len(train_set)} pictures, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
+            + (f"{len(val_set)} pictures to evaluate on, " if val_set else "no list to evaluate on, detection ")
+            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(every_size(flags.min_size))} px, at most {flags.max_size}"))
 
 
 def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:

@@ -56,7 +56,7 @@ KINDS = {
 
 
 class Examined(NamedTuple):
-    member: object  # a dataset.voc.Member
+    member: object  # a dataset.voc_folder.Member
     annotation: object  # a dataset.voc.Annotation, or None
     size: tuple[int, int] | None  # (h, w) upright; None where the picture or the XML cannot be used
     digest: str | None  # of the upright pixels
@@ -133,7 +133,7 @@ def check(folders, split=None, one_based=True):
     """
     from tqdm import tqdm
 
-    from dataset.voc import list_members
+    from dataset.voc_folder import list_members
     faults, examined, lists = defaultdict(list), {}, defaultdict(set)
     split = None if split == "all" else split
     for folder in dict.fromkeys(map(Path, folders)):
@@ -167,7 +167,7 @@ def check(folders, split=None, one_based=True):
 
 def _check_files(folder, split, faults, lists):
     from dataset.pictures import natural_order
-    from dataset.voc import find_splits, in_no_list, index_layout, read_split
+    from dataset.voc_folder import find_splits, in_no_list, index_layout, read_split
     xmls, pictures = index_layout(folder)
     unlabelled = sorted(pictures.keys() - xmls.keys(), key=natural_order)
     faults["picture-without-xml"] += [pictures[id][0] for id in unlabelled]

@@ -1,17 +1,15 @@
 """Data in PASCAL VOC layout: XML files and pictures to targets, every odd file read correctly or refused by name; and targets to XML."""
-import codecs
 import math
-import re
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
 
 from dataset.annotated import BOOLEANS, ORIGIN_KEYS, AnnotatedPictures, Origin, read_choice, read_origin
-from dataset.pictures import SUFFIXES, is_picture, natural_order, undecodable, upright_size
+from dataset.pictures import undecodable, upright_size
+from dataset.voc_folder import list_members
 
 try:
     from defusedxml.ElementTree import fromstring
@@ -35,12 +33,6 @@ class Annotation(NamedTuple):
     size: tuple[int, int] | None  # (h, w); None where the file gives none, or 0
     objects: list[VocObject]
     problems: list[str]  # one sentence for each object that cannot be read
-
-
-class Member(NamedTuple):
-    id: str  # as in the list, or the path of the XML below its folder, without suffix
-    xml: Path
-    picture: Path
 
 
 def read_annotation(path) -> Annotation:
@@ -121,146 +113,6 @@ def overhang(corners, size):
     """By how many px a box as written sticks out of a picture of `size` (h, w); 0 if it does not."""
     xmin, ymin, xmax, ymax = corners
     return max(0.0, -xmin, -ymin, xmax - size[1], ymax - size[0])
-
-
-def find_layout(folder):
-    """(folder of the XML files, folder of the pictures): Annotations and JPEGImages, or the folder itself for both."""
-    folder = Path(folder)
-    if folder.is_file():
-        raise ValueError(f"{folder}: is a file, must be a folder in VOC layout; COCO json goes to train_coco.py and eval_coco.py, or through tools/voc_to_coco.py --to voc")
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    if (folder / "Annotations").is_dir():
-        if not (folder / "JPEGImages").is_dir():
-            raise ValueError(f"{folder}: has a folder Annotations but no folder JPEGImages beside it")
-        return folder / "Annotations", folder / "JPEGImages"
-    if any(child.suffix.lower() == ".xml" for child in folder.iterdir()):
-        return folder, folder
-    below = sorted({str(child.parent) for pattern in ("*/Annotations", "*/*.xml") for child in folder.glob(pattern)})
-    hint = f"; below it are {', '.join(below)}: name what you mean" if below else ""
-    if odd := [path for path in below if Path(path).name.casefold().startswith(("annot", "label", "xml"))]:
-        hint = f"; call {odd[0]} Annotations, and the folder of the pictures beside it JPEGImages"
-    if (folder.parent / "Annotations").is_dir():
-        hint = f"; {folder.parent} has"
-    raise ValueError(f"{folder}: is no VOC folder, it has neither a folder Annotations nor XML files{hint}")
-
-
-def find_splits(folder) -> dict[str, Path]:
-    """Name of each split -> its list file, from the first of ImageSets/Main, Segmentation and ImageSets itself that has it; may be empty."""
-    found = {}
-    for part in ("Main", "Segmentation", ""):
-        for path in sorted((Path(folder) / "ImageSets" / part).glob("*.txt"), key=natural_order):
-            if not path.name.startswith("."):       # macOS's ._train.txt
-                found.setdefault(path.stem, path)
-    return found
-
-
-def training_split(folders, asked):
-    """The list of each folder, None for every XML file. asked: the names of --train-split, one for all folders or one for each; what auto
-    stands for is train, or all where no folder has lists. Raises ValueError for a folder with other lists, and for another number of names."""
-    if len(asked) > 1:
-        if not len(asked) == len(folders) == len({*map(Path, folders)}):
-            raise ValueError(f"--train-split names {len(asked)} lists for the {len({*map(Path, folders)})} folders of --data; name one for all, or one for each")
-        return [training_split([folder], [name])[0] for folder, name in zip(folders, asked, strict=True)]
-    asked, = asked
-    lists = {folder: find_splits(folder) for folder in folders} if asked == "auto" else {}
-    without = [folder for folder, splits in lists.items() if "train" not in splits]
-    if without and any(lists.values()):
-        raise ValueError(f"{without[0]}: has no list 'train' in ImageSets (but {', '.join(lists[without[0]]) or 'none at all'}); name one with "
-                         "--train-split S, or take every XML file with --train-split all")
-    return [{"auto": None if without else "train", "all": None}.get(asked, asked)] * len(folders)
-
-
-def read_split(path, known=()):
-    """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
-    suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by its
-    first bytes, UTF-16."""
-    data, ids = Path(path).read_bytes(), []
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    try:
-        lines = normalize("NFC", data.decode(encoding)).splitlines()
-    except UnicodeDecodeError as error:
-        kind = "UTF-16" if encoding == "utf-16" else "UTF-8"
-        raise ValueError(f"{path}: is not {kind}, byte {error.start + 1} is 0x{data[error.start]:02x}; save it as UTF-8") from None
-    for line in lines:
-        line = line if line in known else line.strip()
-        if line and line not in known:
-            line = re.sub(r"\s+[+-]?[01]$", "", line)
-            line = line[: -len(Path(line).suffix)] if is_picture(Path(line)) else line
-        if line:
-            ids.append(line)
-    return ids
-
-
-def in_no_list(splits, xmls, pictures) -> set:
-    """The ids with XML and picture that none of the lists {name: file} has. Lists of one class, aeroplane_train, are parts of others."""
-    whole = [path for name, path in splits.items() if not any(name.endswith(f"_{other}") for other in splits)]
-    return (xmls.keys() & pictures.keys()) - {id for path in whole for id in read_split(path, known=xmls)}
-
-
-def list_text(ids):
-    """What a list file of these ids holds. Raises ValueError for an id that it cannot hold."""
-    for id in ids:
-        if len(id.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in id):
-            raise ValueError(f"the name {id!r} is not UTF-8 or has several lines, no list in ImageSets can hold it; give the files another name")
-    return "".join(f"{id}\n" for id in ids)
-
-
-def index_layout(folder):
-    """(XML files, pictures) of a folder, each as {id: [files]}; the id is the path without suffix below Annotations or
-    JPEGImages, sub-folders included, or the name where XML files and pictures lie side by side."""
-    annotations, pictures = find_layout(folder)
-    pattern = "*" if annotations == pictures else "**/*"
-    return (_by_id(annotations, pattern, lambda path: path.suffix.lower() == ".xml"),
-            _by_id(pictures, pattern, is_picture))
-
-
-def _by_id(folder, pattern, wanted):
-    found = {}
-    for path in sorted(folder.glob(pattern)):
-        name = path.relative_to(folder)
-        if wanted(path) and not any(part.startswith(".") for part in name.parts):       # of macOS, Jupyter, ...
-            found.setdefault(normalize("NFC", name.with_suffix("").as_posix()), []).append(path)     # macOS takes an umlaut apart
-    return found
-
-
-def list_members(folder, split=None):
-    """(members, problems, notes) of one folder: which pictures and XML files belong to a split, or to no split at all.
-
-    problems: a sentence for each id without XML, without picture, or with two; notes: sentences on harmless oddities.
-    Without a split: all XML files. Raises ValueError for a folder of another layout, a missing or an empty split.
-    """
-    annotations, pictures_folder = find_layout(folder)
-    xmls, pictures = index_layout(folder)
-    problems, notes = [], []
-    if split is None:
-        where, ids = annotations, sorted(xmls, key=natural_order)
-        if len(unlabelled := pictures.keys() - xmls.keys()):
-            example = min(unlabelled, key=natural_order)
-            notes.append(f"{folder}: {len(unlabelled)} pictures have no XML and are left out, {example} for example")
-    else:
-        splits = find_splits(folder)
-        if split not in splits:
-            there = f"only {', '.join(splits)}" if splits else "no list in ImageSets at all; the split 'all' takes every XML file"
-            raise ValueError(f"{folder}: has no split '{split}', {there}")
-        where, listed = splits[split], read_split(splits[split], known=xmls)
-        ids = list(dict.fromkeys(listed))
-        if nowhere := in_no_list(splits, xmls, pictures):
-            notes.append(f"{folder}: {len(nowhere)} pictures with XML are in no list of ImageSets, and so neither trained on nor judged")
-        if len(ids) < len(listed):
-            notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
-    if not ids:
-        raise ValueError(f"{where}: {'is empty' if split else 'holds no XML file'}, there must be at least one picture")
-    members = []
-    for id in ids:
-        if len(xmls.get(id, ())) != 1:
-            problems.append(f"{where}: '{id}' must have one XML file in {annotations}, not {len(xmls.get(id, ()))}")
-        elif len(pictures.get(id, ())) != 1:
-            names = ", ".join(path.name for path in pictures.get(id, ())) or "none"
-            problems.append(f"{xmls[id][0]}: must have one picture {id}.* in {pictures_folder} ({' '.join(SUFFIXES)}), not {names}")
-        else:
-            members.append(Member(id, xmls[id][0], pictures[id][0]))
-    return members, problems, notes
 
 
 class VOCDataset(AnnotatedPictures):

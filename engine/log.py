@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 FIRST_FILE = "network.yaml"         # of a run, before any other
@@ -21,11 +22,9 @@ class RunLog:
         self.folder, self.active, self._events = folder, active, None
         folder.mkdir(parents=True, exist_ok=True)       # on each machine: a rank that meets a loss that is not finite keeps its batch there
         if active:
-            try:
+            with suppress(Exception):           # not installed, or one that does not fit its protobuf or numpy
                 from torch.utils.tensorboard import SummaryWriter
                 self._events = SummaryWriter(str(folder))
-            except Exception:           # not installed, or one that does not fit its protobuf or numpy
-                pass
 
     def say(self, text: str) -> None:
         """To the terminal and to log.txt."""

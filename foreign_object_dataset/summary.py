@@ -14,7 +14,7 @@ from camera import REFERENCE_WIDTH
 from objects import CLASSES
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
-from dataset.voc import read_split  # noqa: E402
+from dataset.voc_folder import read_split  # noqa: E402
 from util.command_line import Parser  # noqa: E402
 
 EDGES = (0, 25, 50, 75, 100, 125, 150, 200, np.inf)  # of the longer side, pixels in a picture 2560 wide

@@ -132,7 +132,8 @@ def _good_pictures(path: Path, entries: list, images: Path) -> list:
 
 def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
     """Numbers its annotations, unless the folder is one that write_labels made: its <id>s are theirs."""
-    from dataset.voc import VOCDataset, find_layout, find_splits, index_layout
+    from dataset.voc import VOCDataset
+    from dataset.voc_folder import find_layout, find_splits, index_layout
     from tools.voc_to_coco import to_coco
     if split == "auto":
         splits = find_splits(folder)

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from dataset.voc import find_splits, list_text, read_split
+from dataset.voc_folder import find_splits, list_text, read_split
 from tests.colour_network import refusal
 from tools.make_splits import divide, main
 

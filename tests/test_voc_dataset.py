@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset.sample import check_target, keep_objects, make_target
-from dataset.voc import VOCDataset, box_edges, find_splits, read_annotation
+from dataset.voc import VOCDataset, box_edges, read_annotation
+from dataset.voc_folder import find_splits
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 

@@ -70,7 +70,8 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
 
     from dataset.augment import show
     from dataset.pictures import flat_names
-    from dataset.voc import VOCDataset, annotation, list_text
+    from dataset.voc import VOCDataset, annotation
+    from dataset.voc_folder import list_text
     metrics, detections = (read_json(evaluated / name) for name in ("metrics.json", "detections.json"))
     if not {"data", "split", "per_class", "skipped", "zero_based"} <= metrics.keys():
         raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py as it is now, which alone says where the pictures are; evaluate them anew")
@@ -113,7 +114,7 @@ def main(argv: list | None = None) -> None:
     add("--size", type=number(int, 32), nargs=2, default=[640, 360], metavar=("W", "H"), help="px of a window")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
-        from dataset.voc import find_splits
+        from dataset.voc_folder import find_splits
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
         pictures, windows, zero_based = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]))

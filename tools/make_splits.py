@@ -58,7 +58,8 @@ def main(argv=None):
 
 def write_lists(folder: Path, shares: dict, seed: int) -> None:
     """Raises ValueError, before anything is written, where there are lists, a list would stay empty or cannot hold a name."""
-    from dataset.voc import find_splits, list_members, list_text, read_annotation
+    from dataset.voc import read_annotation
+    from dataset.voc_folder import find_splits, list_members, list_text
     if splits := find_splits(folder):
         raise ValueError(f"{folder}: has lists in ImageSets already ({', '.join(splits)}); they stay as they are; without the folder ImageSets they are drawn anew")
     members, problems, notes = list_members(folder)

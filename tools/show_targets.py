@@ -60,7 +60,8 @@ def parse_flags(argv):
 def open_data(flags, classes):
     """The training set, with the given classes, or its own where these are None."""
     from dataset.coco import COCODataset, choose_pair
-    from dataset.voc import VOCDataset, training_split
+    from dataset.voc import VOCDataset
+    from dataset.voc_folder import training_split
     if bool(flags.train_json) != bool(flags.train_images):
         raise ValueError("--train-json and --train-images go together")
     pair = (flags.train_json, flags.train_images) if flags.train_json else None

@@ -47,7 +47,8 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
     """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures would
     need the same XML file, also one of another split, where the list is there already, or a box is too thin for VOC's numbers."""
     from dataset.pictures import SUFFIXES, is_picture
-    from dataset.voc import annotation, list_text
+    from dataset.voc import annotation
+    from dataset.voc_folder import list_text
     names = [Path(os.path.relpath(picture, images)) for picture in dataset.pictures]
     ids = [name.with_suffix("").as_posix() for name in names]
     times, text = Counter(ids), list_text(ids)
