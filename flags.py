@@ -259,7 +259,7 @@ def fill_model_flags(flags, config, preset):
             setattr(flags, name, preset.get(field, config[field] if default is None else default))
 
 
-def prediction_parser(manual, batch_size, result_flags=RESULT_FLAGS):
+def prediction_parser(manual, batch_size):
     """A parser with the flags of every command that runs a trained network. Flags whose default lies in the checkpoint
     are absent from what is parsed unless given: `chosen_checkpoint` and `input_sizes` read them.
     """
@@ -277,18 +277,20 @@ def prediction_parser(manual, batch_size, result_flags=RESULT_FLAGS):
     add("--tile", type=number(int, 0), **pixels,
         help="side of overlapping tiles at full resolution; 0: whole pictures (default: the checkpoint's)")
     add("--overlap", type=number(float, 0, 0.9), default=TILE_OVERLAP, metavar="X", help="share of a tile common to neighbours; an object longer than that may be found in two pieces")
-    parser.set_defaults(result_flags=result_flags)
-    for name in result_flags:
+    parser.set_defaults(result_flags=RESULT_FLAGS)
+    for name in RESULT_FLAGS:
         _, _, kind, text = MODEL_FLAGS[name]
-        text = "lowest score of a candidate, before AP: not the threshold of detect.py" if name == "score_threshold" else text
         add(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=argparse.SUPPRESS, help=f"{text.partition(';')[0]} (default: the checkpoint's)")
     return parser
 
 
 def evaluation_parser(manual):
     """A parser with the flags of every evaluating command."""
-    parser = prediction_parser(manual, batch_size=8, result_flags=(*RESULT_FLAGS, "score_threshold"))
+    parser = prediction_parser(manual, batch_size=8)
+    parser.set_defaults(result_flags=(*RESULT_FLAGS, "score_threshold"))
     add = parser.add_argument
+    add("--score-threshold", type=MODEL_FLAGS["score_threshold"][2], metavar="X", default=argparse.SUPPRESS,
+        help="lowest score of a candidate, before AP: not the threshold of detect.py (default: the checkpoint's)")
     add("--output", metavar="DIR", default=argparse.SUPPRESS, help="where to write (default: eval/ beside the checkpoint)")
     add("--workers", type=number(int, 0), default=2, metavar="N", help="loading processes; 0: the main one loads")
     add("--skip-bad", action="store_true", help="leave out what cannot be read, and say what, instead of stopping")

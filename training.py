@@ -172,7 +172,7 @@ def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device
     """network -> metrics on the evaluation set, in original pixels."""
     from dataset.loader import eval_loader
     from engine.predict import predict
-    loader = eval_loader(val_set, **sizes, batch_size=flags.batch_size, workers=flags.workers,
+    loader = eval_loader(val_set, **sizes, overlap=TILE_OVERLAP, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
 
     def judge(network) -> dict:
