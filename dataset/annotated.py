@@ -110,6 +110,8 @@ class AnnotatedPictures:
             raise ValueError(f"{self.skipped[0]}{others}; --skip-bad leaves out what is bad and goes on")
         if not self.ids:
             raise ValueError(f"{where}: " + (f"no picture is left, {len(self.skipped)} are bad; the first: {self.skipped[0]}" if self.skipped else "lists no picture"))
+        if self.skipped:
+            self.notes.insert(0, f"{where}: {len(self.skipped)} faults are left out; {len(self.ids)} pictures with {len(self._objects)} objects stay")
         self.notes += [f"{where}: {count - 1} more objects are '{name}'" for name, count in self.of_other_classes.items() if count > 1]
         if not self._objects:
             self.notes.append(f"{where}: not one object in {len(self.ids)} pictures")

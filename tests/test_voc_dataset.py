@@ -286,7 +286,8 @@ def test_the_sentence_says_how_many_others_there_are(beside):
     folder = beside("a", [("nail", (5, 5, 5, 5))] * 4)
     with pytest.raises(ValueError, match="; 3 more faults; --skip-bad"):
         VOCDataset(folder)
-    assert len(VOCDataset(folder, skip_bad=True).skipped) == 4
+    dataset = VOCDataset(folder, skip_bad=True)
+    assert len(dataset.skipped) == 4 and dataset.notes[0].endswith(": 4 faults are left out; 1 pictures with 0 objects stay")
 
 
 def test_mistakes_in_the_folders_are_one_sentence_each(tmp_path, voc_folder, beside):
