@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluation.matching import confusion_matrix, find_partners
 from evaluation.voc_ap import area_ap, best_threshold, class_curves, falling
-from util.draw import class_colours
+from util.draw import class_colours, lettering
 
 # matplotlib is imported where it is used, and as Figure objects: no window system, no global state, nothing left open
 
@@ -18,9 +18,19 @@ def line_colours(count: int) -> list[tuple]:
     return [tuple(value / 255 for value in colour) for colour in class_colours(count, lightness=(0.4, 0.74))]
 
 
-def plain_text(name: str) -> str:
-    """A class name that matplotlib takes for a text: no formula between $, and not left out of legends for a leading _."""
-    return ("\u200b" * name.startswith("_") + name).replace("$", r"\$")
+def as_written(classes: list[str]) -> tuple[list[str], list[str]]:
+    """(class names that matplotlib takes for a text, the font families that have their letters): no formula between $, not left out of
+    legends for a leading _, and in letters that matplotlib's font lacks as util.draw.lettering has them: in a font of the system, or as numbers."""
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+    families = ["DejaVu Sans"]                  # comes with matplotlib
+    if not {ord(letter) for name in classes for letter in name} <= FT2Font(font_manager.findfont(families[0])).get_charmap().keys():
+        font, spelled = lettering(tuple(classes), 12)
+        classes = [spelled[name] for name in classes]
+        if isinstance(font.path, str):
+            font_manager.fontManager.addfont(font.path)
+            families.append(font_manager.FontProperties(fname=font.path).get_name())
+    return [("\u200b" * name.startswith("_") + name).replace("$", r"\$") for name in classes], families
 
 
 def plain_axes(axes, title: str, xlabel: str, ylabel: str):
@@ -32,7 +42,10 @@ def plain_axes(axes, title: str, xlabel: str, ylabel: str):
     axes.set_axisbelow(True)
 
 
-def save(figure, path):
+def save(figure, path, families=("DejaVu Sans",)):
+    from matplotlib.text import Text
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, facecolor="white", format="png")
@@ -47,7 +60,7 @@ def plot_precision_recall(detections: dict, ground_truth: dict, classes: list[st
     from matplotlib.figure import Figure
 
     curves = class_curves(find_partners(detections, ground_truth, len(classes)), len(classes), 0.5)
-    classes = list(map(plain_text, classes))
+    classes, families = as_written(classes)
     aps = {name: area_ap(curve.precision, curve.recall) for name, curve in zip(classes, curves, strict=True) if curve}
     columns = -(-len(classes) // 24)
     figure = Figure(figsize=(7.6 + 2.4 * columns, 6.4), layout="constrained")
@@ -70,7 +83,7 @@ def plot_precision_recall(detections: dict, ground_truth: dict, classes: list[st
     if classes:
         figure.legend(*axes.get_legend_handles_labels(), title="class  AP (area); dot: best F1", ncols=columns,
                       loc="outside right upper", frameon=False, fontsize=9, title_fontsize=9)
-    save(figure, path)
+    save(figure, path, families)
 
 
 def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[str], path,
@@ -84,7 +97,7 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     """
     from matplotlib.figure import Figure
 
-    classes = list(map(plain_text, classes))
+    classes, families = as_written(classes)
     counts = confusion_matrix(detections, ground_truth, len(classes), score_threshold)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares[-1] = counts[-1] / np.maximum(counts.sum(axis=0), 1)
@@ -122,7 +135,7 @@ def plot_confusion_matrix(detections: dict, ground_truth: dict, classes: list[st
     meaning = "share of the row (count)" if cell >= 0.5 else "colour: share of the row, number: count"
     scores = "every score" if score_threshold is None else f"score ≥ {score_threshold:.2f}"
     axes.set_title(f"Confusion matrix, {part}{scores}, IoU ≥ 0.5\n{meaning}", loc="left", fontsize=11)
-    save(figure, path)
+    save(figure, path, families)
 
 
 def plot_training(metrics_csv_path, png_path):

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_voc_ap import NOWHERE, A, B, C, found, objects, random_case
 from evaluation import plots
 from evaluation.plots import plot_confusion_matrix, plot_precision_recall, plot_training
 from evaluation.report import coco_results, evaluate, format_table
+from util import draw
 
 CLASSES = ["nail", "clip"]
 
@@ -65,7 +67,7 @@ def test_empty_cases_give_json_a_table_and_plots(detections, ground_truth, tmp_p
 
 
 def test_of_many_classes_the_confusion_matrix_draws_those_with_the_most_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure.axes[0]))
+    monkeypatch.setattr(plots, "save", lambda figure, path, families: drawn.append(figure.axes[0]))
     drawn = []
     there = {"1": objects(*((100 * k, 10, 100 * k + 50, 50, k, 0) for k in range(130)))}
     plot_confusion_matrix({"1": found(*((100 * k, 10, 100 * k + 50, 50, k + (k >= 100) * (k < 129), 0.9) for k in range(130)))}, there,
@@ -176,6 +178,19 @@ def test_plots_take_one_class_many_classes_and_scores_of_float32(tmp_path):
         plot_precision_recall(detections, ground_truth, names, tmp_path / "pr.png")
         plot_confusion_matrix(detections, ground_truth, names, tmp_path / "cm.png")
         assert Image.open(tmp_path / "cm.png").size[0] > 500
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+@pytest.mark.parametrize("fonts, label", [(("fonts/ttf/STIXGeneral.ttf",), "\u1d81"), ((), r"\u1d81")])
+def test_class_names_in_letters_that_matplotlib_lacks_are_in_a_font_of_the_system_or_as_numbers(fonts, label, tmp_path, monkeypatch):
+    import matplotlib
+    monkeypatch.setattr(draw, "SYSTEM_FONTS", [str(Path(matplotlib.get_data_path()) / name) for name in fonts])
+    monkeypatch.setattr(plots, "lettering", draw.lettering.__wrapped__)
+    drawn, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, *rest: [drawn.append(figure.axes[0]), save(figure, *rest)])
+    plot_confusion_matrix({"1": found()}, {"1": objects((0, 0, 9, 9, 0, 0))}, ["\u1d81"], tmp_path / "cm.png")
+    assert [text.get_text() for text in drawn[0].get_yticklabels()] == [label, "background"]
+    plot_precision_recall({"1": found()}, {"1": objects((0, 0, 9, 9, 0, 0))}, ["\u1d81"], tmp_path / "pr.png")
 
 
 def test_training_curves_take_numeric_columns_and_skip_blanks_and_text(tmp_path):
