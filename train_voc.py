@@ -14,7 +14,7 @@ One GPU of several: --device cuda:1. All of one machine: the same command (DataP
 Several machines: the same on each
     torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 train_voc.py --data my_pictures
 
-A run folder checkpoint/voc-N holds best.pth, last.pth, config.yaml, network.yaml, log.txt, metrics.csv, training.png, train_batch.jpg.
+A run folder checkpoint/voc-N holds best.pth, last.pth, config.yaml, network.yaml, log.txt, metrics.csv, steps.csv, training.png, train_batch.jpg.
 """
 import argparse
 import os

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from engine.checkpoint import save_checkpoint
 from engine.distributed import RunningCounts, combine, rank, replicate, world_size
-from engine.log import Meter
+from engine.log import STEPS_A_ROW, Meter
 from engine.predict import detect_batch
 from engine.schedule import learning_rate
 
@@ -93,6 +93,7 @@ class _Training:
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
         self.metrics, self.finished, self.stepping, self.saved = {}, False, False, time.perf_counter()
         self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
+        self.recent = Meter()           # of the steps since the last row of steps.csv
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
         self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)
@@ -163,7 +164,11 @@ class _Training:
             update_average(self.averaged, self.network, self.options.ema_decay, self.state["step"])
         self.state["step"] += 1
         self.state["batch"] += 1
-        self.meter.add(numbers | added, len(infos) * world_size(), rate)
+        for meter in (self.meter, self.recent):
+            meter.add(numbers | added, len(infos) * world_size(), rate)
+        if self.state["step"] % STEPS_A_ROW == 0:
+            self.run.steps_row({"step": self.state["step"], "epoch": self.state["epoch"] + 1, **self.recent.means()})
+            self.recent = Meter()
         self.bar.update(self.state["step"] - self.bar.n)
         self.bar.set_postfix_str(f"epoch {self.state['epoch'] + 1}/{self.options.epochs} lr {rate:.2g} {self.meter.text()}", refresh=False)
         return asked > 0

@@ -7,15 +7,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+STEPS_A_ROW = 50                    # of steps.csv
 FIRST_FILE = "network.yaml"         # of a run, before any other
-OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "train_batch.jpg", "training.png")
+OTHER_FILES = ("config.yaml", "config_given.yaml", "log.txt", "metrics.csv", "steps.csv", "train_batch.jpg", "training.png")
 
 
 class RunLog:
     """A run's folder and what is written there while it runs; silent on ranks other than 0.
 
     folder     Path: FIRST_FILE and OTHER_FILES, TensorBoard events (where tensorboard is installed), checkpoints
-    Rows go to metrics.csv at once, a row an epoch, so that a crash keeps them; a resumed run goes on below them.
+    Rows go to metrics.csv at once, a row an epoch, and to steps.csv, one every STEPS_A_ROW steps, so that a crash keeps them; a resumed run goes on below them.
     """
 
     def __init__(self, folder: Path, active: bool = True):
@@ -45,13 +46,22 @@ class RunLog:
 
     def row(self, values: dict) -> None:
         """One epoch's numbers; None is an empty cell."""
-        if not self.active:
-            return
-        path, columns, rows = self.folder / "metrics.csv", [], []
+        if self.active:
+            numbers = self._write("metrics.csv", values, "")
+            self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+    def steps_row(self, values: dict) -> None:
+        """The numbers of the last STEPS_A_ROW steps."""
+        if self.active:
+            self._write("steps.csv", values, "steps/")
+
+    def _write(self, name: str, values: dict, tag: str) -> dict:
+        """Adds a row below those of earlier steps; gives its numbers, which are TensorBoard's scalars tag + name too."""
+        path, columns, rows = self.folder / name, [], []
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                columns, rows = reader.fieldnames or [], list(reader)
+                columns, rows = reader.fieldnames or [], [row for row in reader if int(row["step"]) < values["step"]]
         if not {*values} <= {*columns}:     # a run resumed within its first evaluation wrote a row without losses
             columns = [*values, *(name for name in columns if name not in values)]
         partial = path.with_suffix(".partial")
@@ -61,11 +71,11 @@ class RunLog:
             writer.writerows([*rows, values])
         os.replace(partial, path)
         numbers = {name: value for name, value in values.items() if value is not None and name not in ("epoch", "step")}
-        self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
         if self._events:
-            for name, value in numbers.items():
-                self._events.add_scalar(name, value, values["step"])
+            for column, value in numbers.items():
+                self._events.add_scalar(tag + column, value, values["step"])
             self._events.flush()
+        return numbers
 
 
 def claim_run_folder(folder: Path) -> Path:
@@ -104,9 +114,11 @@ class Meter:
 
     def averages(self) -> dict:
         """Empty cells where no step was made."""
-        parts = {name: round(value / self.steps, 5) for name, value in self.sums.items()}
         speed = round(self.images / self.elapsed(), 2) if self.steps else None
-        return {"lr": self.rate, **parts, "images_per_s": speed, "waiting": round(self.waiting / self.elapsed(), 3)}
+        return {**self.means(), "images_per_s": speed, "waiting": round(self.waiting / self.elapsed(), 3)}
+
+    def means(self) -> dict:
+        return {"lr": self.rate, **{name: round(value / self.steps, 5) for name, value in self.sums.items()}}
 
     def text(self) -> str:
         return " ".join(f"{name} {value / self.steps:.3f}" for name, value in self.sums.items())

@@ -169,7 +169,7 @@ def plot_training(metrics_csv_path, png_path):
                       marker="o" if known.sum() < 40 else None, markersize=3.5)
         plain_axes(axes, title, "epoch", "")
         axes.tick_params(labelbottom=True)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else None)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=9)

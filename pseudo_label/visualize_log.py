@@ -2,7 +2,7 @@
 
     python -m pseudo_label.visualize_log checkpoint/stage-1 checkpoint/stage-2 checkpoint/stage-3 --output stages.png
 
-Each run is a run folder, or its metrics.csv. Every column of a loss has a panel; steps count on from run to run.
+Each run is a run folder, or its metrics.csv or steps.csv; of a folder the finer one is taken. Every column of a loss has a panel; steps count on from run to run.
 """
 import csv
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_run(path) -> tuple[Path, list, dict]:
     """(folder, steps, {loss: values}) of a run. Raises ValueError, naming the file, where there is none or it holds no row."""
     from evaluation.plots import numbers
     path = Path(path)
-    file = path / "metrics.csv" if path.is_dir() else path
+    file = next((path / name for name in ("steps.csv", "metrics.csv") if (path / name).is_file()), path / "metrics.csv") if path.is_dir() else path
     try:
         with open(file, newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
@@ -44,28 +44,28 @@ def plot_stages(runs: list, path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from evaluation.plots import line_colours, plain_axes, plain_text, save
+    from evaluation.plots import as_written, line_colours, plain_axes, save
     names = list(dict.fromkeys(name for _, _, losses in runs for name in losses))
     figure = Figure(figsize=(1.6 + 3.2 * max(2, len(runs)), 2.6 * len(names) + 0.6), layout="constrained")
     panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
     start = 0
-    labels = short_names([folder for folder, _, _ in runs])
+    labels, families = as_written(short_names([folder for folder, _, _ in runs]))
     for run, (_, steps, losses), colour in zip(labels, runs, line_colours(len(runs)), strict=True):
         for axes, name in zip(panels, names, strict=True):
             if name in losses:
                 known = np.isfinite(losses[name])
                 axes.plot(start + steps[known], losses[name][known], color=colour, linewidth=1.8,
-                          marker="o" if known.sum() < 40 else None, markersize=3, label=plain_text(run))
+                          marker="o" if known.sum() < 40 else None, markersize=3, label=run)
             if start:
                 axes.axvline(start, color="0.7", linewidth=1, linestyle=":")
         start += steps[-1]
     for axes, name in zip(panels, names, strict=True):
         plain_axes(axes, name, "", "")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else None)
     panels[-1].set_xlabel("steps, all stages")
     handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles), frameon=False)
-    save(figure, path)
+    save(figure, path, families)
 
 
 def main(argv: list | None = None) -> None:

@@ -56,8 +56,8 @@ def run_fit(folder, loader=None, options=None, resume=None, evaluate=None):
     return network, best
 
 
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
+def rows(folder, name="metrics.csv"):
+    with open(folder / name, newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -71,6 +71,19 @@ def test_it_learns_and_writes_best_last_and_a_row_an_epoch(tmp_path):
     assert float(rows(tmp_path)[-1]["loss"]) < 0.5 * float(rows(tmp_path)[0]["loss"])
     assert load_checkpoint(tmp_path / "best.pth")["metrics"]["mAP"] == best["mAP"] == pytest.approx(10, abs=1)
     assert "training" in load_checkpoint(tmp_path / "last.pth") and "training" not in load_checkpoint(tmp_path / "best.pth")
+
+
+def test_steps_csv_has_the_mean_of_every_few_steps_across_epochs_and_once_where_a_run_was_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.fit.STEPS_A_ROW", 1)
+    run_fit(tmp_path / "each")
+    each = [float(row["loss"]) for row in rows(tmp_path / "each", "steps.csv")]
+    monkeypatch.setattr("engine.fit.STEPS_A_ROW", 4)
+    run_fit(tmp_path / "four")
+    four = rows(tmp_path / "four", "steps.csv")
+    assert [(row["step"], row["epoch"]) for row in four] == [("4", "1"), ("8", "2"), ("12", "3")]
+    assert [float(row["loss"]) for row in four] == pytest.approx([sum(each[k:k + 4]) / 4 for k in (0, 4, 8)], abs=1e-4)
+    run_fit(tmp_path / "four", resume=None, options=FitOptions(epochs=1, lr=0.05, warmup_steps=2, schedule="cosine", ema_decay=0.9))
+    assert [row["step"] for row in rows(tmp_path / "four", "steps.csv")] == ["4"]      # what a resumed run makes again is there once
 
 
 def test_two_runs_with_one_seed_are_equal(tmp_path):

@@ -630,6 +630,8 @@ def test_the_log_has_every_stage_one_behind_the_other(tmp_path, capsys):
             f"{epoch},{epoch * 5},1,0.1,{loss},{loss / 2},0.1,2,3,\n" for epoch, loss in enumerate(losses, start=1)))
     folder, steps, losses = visualize_log.read_run(tmp_path / "one")
     assert folder == tmp_path / "one" and steps.tolist() == [5, 10] and {key: values.tolist() for key, values in losses.items()} == {"loss": [3, 2], "cls": [1.5, 1]}
+    (tmp_path / "two/steps.csv").write_text("step,epoch,lr,loss\n50,1,0.1,3\n100,1,0.1,2\n")
+    assert visualize_log.read_run(tmp_path / "two")[1].tolist() == [50, 100]
     visualize_log.main([str(tmp_path / "one"), str(tmp_path / "two/metrics.csv"), "--output", str(tmp_path / "log.png")])
     assert (tmp_path / "log.png").read_bytes().startswith(b"\x89PNG")
     folders = [Path(name) for name in ("a/seed-0/D", "a/seed-1/D", "a/seed-1/F")]
