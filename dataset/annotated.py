@@ -83,6 +83,7 @@ class AnnotatedPictures:
     def __init__(self):
         self.ids, self.pictures, self.skipped, self.notes = [], [], [], []
         self._sizes, self._counts, self._objects = [], [], []
+        self.lists = []                         # names of lists in ImageSets that the pictures are of
         self.objects_cut = self.turned = 0
         self.of_other_classes = Counter()       # {name: objects}
 

@@ -1,6 +1,6 @@
 """The dataset doctor: what is wrong, or only odd, in folders of VOC layout.
 
-    python -m dataset.check DIR [DIR ...] [--split S] [--zero-based] [--json]
+    python -m dataset.check [DIR ...] [--split S] [--zero-based] [--json]
 
 Every XML file is parsed and every picture decoded. An error is what training would stop at (or, with --skip-bad, leave
 out); a warning is what it would go on with, and should be looked at. Exit code 1 where there is an error, 2 for a
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))         # as a file too: python dataset/check.py DIR
 
-from util.command_line import Parser, one_sentence_errors  # noqa: E402
+from util.command_line import Parser, from_here, one_sentence_errors  # noqa: E402
 
 TINY = 3  # px of a side
 NEARLY_BLACK = 32  # of 255
@@ -256,7 +256,7 @@ def format_report(report):
 def main(arguments=None):
     parser = Parser(__doc__)
     parser.prog = "python -m dataset.check"
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="folders in VOC layout")
+    parser.add_argument("folders", nargs="*", metavar="DIR", default=[from_here(Path(__file__).resolve().parent.parent / "foreign_object_dataset")], help="folders in VOC layout")
     parser.add_argument("--split", help="look at the pictures of this list in ImageSets only (default: all)")
     parser.add_argument("--zero-based", action="store_true", help="judge the boxes as training with --zero-based does")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

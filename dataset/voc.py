@@ -140,8 +140,8 @@ class VOCDataset(AnnotatedPictures):
             for member in members:
                 if member.picture not in bad:
                     self._read(member, f"{folder.as_posix()}/{member.id}" if len(folders) > 1 else member.id, classes, one_based)
-        named = dict.fromkeys(filter(None, splits.values()))
-        where = " ".join(map(str, folders)) + (f" (split {' '.join(named)})" if named else "")
+        self.lists = [*dict.fromkeys(filter(None, splits.values()))]
+        where = " ".join(map(str, folders)) + (f" (split {' '.join(self.lists)})" if self.lists else "")
         self._finish(where, classes, skip_bad, pseudo_weight)
         if self.objects_at_zero and one_based:
             self.notes.append(f"{where}: {self.objects_at_zero} boxes start at coordinate 0, which 1-based files never "

@@ -274,9 +274,9 @@ def human(contents: dict) -> list:
 
 
 def missing_labels(part: dict, full: dict, name, full_name) -> list:
-    """The annotations of `full` that `part` has no longer; those of `part` that are pseudo labels are none of its own.
+    """The annotations of `full`, of the classes of `part`, that `part` has no longer; those of `part` that are pseudo labels are none of its own.
 
-    Raises ValueError where a human's label in `part` is not in `full` as it is, or a pseudo label has the id of one in `full`.
+    Says how many are of other classes. Raises ValueError where a human's label in `part` is not in `full` as it is.
     """
     pictures = {each["id"]: each["file_name"] for each in full["images"]}
     classes, own_classes = ({each["id"]: each["name"] for each in contents["categories"]} for contents in (full, part))
@@ -285,17 +285,18 @@ def missing_labels(part: dict, full: dict, name, full_name) -> list:
             raise ValueError(f"{name}: image {image['id']} is {image['file_name']}, but in {full_name} it is "
                              f"{pictures.get(image['id'], 'not there')}")
     in_full, sizes = ({str(each["id"]): each for each in entries} for entries in (full["annotations"], part["images"]))
-    for each in part["annotations"]:
+    for each in human(part):
         other = in_full.get(str(each["id"]))
-        if each.get("ispseudo"):
-            if other:
-                raise ValueError(f"{name}: pseudo label {each['id']} has the id of an annotation in {full_name}; generate it with --first-id")
-        elif not other or (other["image_id"], classes[other["category_id"]]) != (each["image_id"], own_classes[each["category_id"]]) or (
+        if not other or (other["image_id"], classes[other["category_id"]]) != (each["image_id"], own_classes[each["category_id"]]) or (
                 not same_box(other["bbox"], each["bbox"], sizes[str(each["image_id"])])):
             raise ValueError(f"{name}: annotation {each['id']} is not in {full_name}{' as it is here' if other else ''}; "
                              "what people labelled must be a part of it")
     kept, shown = {str(each["id"]) for each in human(part)}, {image["id"] for image in part["images"]}
-    return [each for each in full["annotations"] if str(each["id"]) not in kept and each["image_id"] in shown]
+    missing = [each for each in full["annotations"] if str(each["id"]) not in kept and each["image_id"] in shown]
+    others = Counter(classes[each["category_id"]] for each in missing if classes[each["category_id"]] not in own_classes.values())
+    if others:
+        print(f"note: {full_name}: {sum(others.values())} boxes of {', '.join(sorted(others))} are left out, classes that {name} does not have")
+    return [each for each in missing if classes[each["category_id"]] not in others]
 
 
 def same_box(bbox: list, other: list, image: dict) -> bool:

@@ -169,7 +169,7 @@ def test_one_list_may_be_looked_at_alone(faulty):
 
 
 def test_a_mistake_in_the_command_is_one_sentence_and_exit_code_two(tmp_path, capsys):
-    for words, told in [([str(tmp_path / "nowhere")], f"{tmp_path / 'nowhere'}: no such folder"), (["--no-such-flag"], "the following arguments are required: DIR")]:
+    for words, told in [([str(tmp_path / "nowhere")], f"{tmp_path / 'nowhere'}: no such folder"), (["--no-such-flag"], "unrecognized arguments: --no-such-flag")]:
         with pytest.raises(SystemExit) as raised:
             main(words)
         assert raised.value.code == 2

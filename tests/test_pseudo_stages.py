@@ -564,15 +564,21 @@ def test_measuring_refuses_in_one_sentence(tmp_path, capsys):
     assert "annotation 1 is not in" in told(other) and "as it is here" in told(other)
     other["annotations"][0] = MARKED["annotations"][0] | {"id": 99}
     assert "annotation 99 is not in" in told(other)
-    other["annotations"][0], other["annotations"][2]["id"] = MARKED["annotations"][0], 4
-    assert "pseudo label 4 has the id of an annotation" in told(other)
-    other["annotations"][2]["id"], other["images"][0]["file_name"] = 11, "x.jpg"
+    other["annotations"][0], other["images"][0]["file_name"] = MARKED["annotations"][0], "x.jpg"
     assert "image 1 is x.jpg" in told(other)
     strange = {**MARKED, "categories": [*MARKED["categories"], {"id": 40, "name": "cup"}]}
     strange["annotations"] = [*MARKED["annotations"], *instances([pseudo(99, 1, 40, [0, 0, 9, 9])])["annotations"]]
     assert "pseudo label 99 is of the class 'cup', which" in told(strange)
     evaluate_pseudo_labels.main([str(written(tmp_path, "b.json", MARKED)), "--full", str(full), "--output", str(tmp_path / "q.json")])
     assert json.loads((tmp_path / "q.json").read_text())["doubles"] == 1 and "class 30" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_of_the_classes_of_the_part_and_not_told_by_the_ids_of_pseudo_labels(tmp_path, capsys):
+    more = instances([(1, 1, 10, [0, 0, 9, 9]), (2, 1, 10, [20, 0, 9, 9]), (3, 1, 30, [40, 0, 9, 9])])
+    part = {**more, "categories": [each for each in more["categories"] if each["id"] == 10],
+            "annotations": [more["annotations"][0], *instances([pseudo(2, 1, 10, [60, 0, 9, 9])])["annotations"]]}
+    assert [each["id"] for each in missing_labels(part, more, "part.json", "full.json")] == [2]
+    assert capsys.readouterr().out == "note: full.json: 1 boxes of class 30 are left out, classes that part.json does not have\n"
 
 
 # ---- neighbours

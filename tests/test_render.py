@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("cv2", reason="rendering needs OpenCV and its libGL", exc_type=ImportError)
 
@@ -30,6 +31,8 @@ from camera import make_camera, make_light  # noqa: E402
 from objects import CLASSES, MAKERS  # noqa: E402
 from shapes import Material, blob, box, tube  # noqa: E402
 from styles import STYLES  # noqa: E402
+
+from dataset.voc import VOCDataset  # noqa: E402
 
 WIDTH, HEIGHT = 320, 180
 
@@ -253,6 +256,26 @@ def test_a_table_of_boxes_becomes_voc_xml(tmp_path):
     assert (tmp_path / "out/ImageSets/Main/test.txt").read_text() == "IMG 8\n"
     assert "<filename>7.PNG</filename>" in (tmp_path / "out/Annotations/7.xml").read_text()
     assert "<filename>IMG 8.JPG</filename>" in (tmp_path / "out/Annotations/IMG 8.xml").read_text()
+
+
+def test_a_table_without_header_takes_sizes_from_the_pictures_and_empty_rows_as_pictures_without_objects(tmp_path, capsys):
+    folder, table = tmp_path / "JPEGImages", tmp_path / "boxes.csv"
+    (folder / "sub").mkdir(parents=True)
+    for name, size in (("a.png", (64, 48)), ("sub/b.jpg", (30, 20))):
+        Image.new("RGB", size).save(folder / name)
+    table.write_text("a.png,0,1,30,40,nail\nsub/b.jpg,,,,,\na.png,5,5,63,47,clip\n")
+    words = [str(table), "--images", str(folder), "--zero-based", "--output", str(tmp_path)]
+    csv_to_voc.main(words)
+    assert read_boxes(tmp_path / "Annotations/a.xml") == ([("nail", (0, 1, 31, 41)), ("clip", (5, 5, 64, 48))], (64, 48))
+    assert read_boxes(tmp_path / "Annotations/sub/b.xml") == ([], (30, 20))
+    dataset = VOCDataset(tmp_path)
+    assert len(dataset) == 2 and dataset.classes == ["clip", "nail"]
+    for row, sentence in (("sub/b.jpg,0,0,30,5,nail", "inside 30x20"), ("c.png,1,1,5,5,nail", f"{folder}: must have one picture c.png, not 0"),
+                          ("../a.png,1,1,5,5,nail", "must be a path below --images"), ("a.png,1,1,5,5,", "line 1: has no class")):
+        table.write_text(row + "\n")
+        with pytest.raises(SystemExit):
+            csv_to_voc.main(words)
+        assert sentence in capsys.readouterr().err
 
 
 def test_the_summary_counts_the_four_classes_of_the_lists_that_are_there(tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_a_run_folder_holds_all_that_is_promised(unbroken):
     assert {"config.yaml", "log.txt", "metrics.csv", "best.pth", "last.pth", "training.png", "train_batch.jpg"} <= set(os.listdir(run))
     assert [(row["epoch"], row["step"]) for row in rows(run)] == [("1", "2"), ("2", "4")]
     assert all(float(row["loss"]) > 0 and 0 <= float(row["mAP"]) <= 1 for row in rows(run))
-    assert "6 pictures" in (run / "log.txt").read_text() and "AP50" in (run / "log.txt").read_text()
+    assert "6 pictures of train, " in (run / "log.txt").read_text() and "AP50" in (run / "log.txt").read_text()
     for name in ("training.png", "train_batch.jpg"):
         Image.open(run / name).verify()
     best = load_checkpoint(run / "best.pth")
@@ -102,7 +102,7 @@ def test_crops_are_evaluated_in_tiles_of_their_size_unless_a_size_or_a_tile_is_g
     flags = "--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --weights none --device cpu --batch-size 3 --crop 64 --max-steps 1 --workers 0"
     train_voc.main(["--data", str(voc_folder), "--output", str(tmp_path / "run"), *flags.split()])
     assert load_checkpoint(tmp_path / "run" / "last.pth")["input"]["tile"] == 64
-    assert "3 pictures to evaluate on, in tiles of 64 px" in (tmp_path / "run" / "log.txt").read_text()
+    assert "3 pictures of val to evaluate on, in tiles of 64 px" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_the_config_of_a_run_repeats_it(unbroken, tmp_path):
@@ -550,6 +550,15 @@ def test_what_is_evaluated_on_is_never_what_was_asked_to_be_trained_on(tmp_path,
         train_set, val_set = open_data("--data", voc_folder, "--train-split", split)
         assert len(train_set) == count and val_set is None and any("no list is taken to evaluate on by itself" in note for note in train_set.notes)
     assert len(open_data("--data", voc_folder, "--train-split", "test", "--val-split", "val")[1]) == 3
+
+
+def test_a_trainval_that_holds_more_than_train_and_val_is_pointed_out(tmp_path, voc_folder, voc_maker):
+    folder = voc_maker(tmp_path / "more")
+    with open(folder / "ImageSets" / "Main" / "trainval.txt", "a") as file:
+        file.write("".join(f"{id}\n" for id in (folder / "ImageSets" / "Main" / "test.txt").read_text().split()))
+    sentence = f"{folder}: trainval lists 3 pictures that neither train nor val does; --train-split trainval takes them"
+    assert sentence in open_data("--data", folder)[0].notes
+    assert not any("trainval" in note for flags in (["--data", voc_folder], ["--data", folder, "--train-split", "train"]) for note in open_data(*flags)[0].notes)
 
 
 def test_each_folder_may_have_a_list_of_its_own(tmp_path, voc_folder, voc_maker, capsys):

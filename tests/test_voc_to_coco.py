@@ -57,6 +57,9 @@ def test_there_and_back_every_target_is_the_same(folder, tmp_path, capsys):
 
     convert(tmp_path / "all.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", "train", "--output", tmp_path / "back")
     assert_same(VOCDataset(tmp_path / "back", "train"), voc)
+    assert f": train_voc.py --data {tmp_path / 'back'} --train-split train\n" in capsys.readouterr().out
+    convert(tmp_path / "all.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", "val2", "--output", tmp_path / "val")
+    assert f": eval_voc.py --data {tmp_path / 'val'} --split val2\n" in capsys.readouterr().out
     convert(tmp_path / "back", "--split", "train", "--output", tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((tmp_path / "all.json").read_text())
 

@@ -110,8 +110,11 @@ def convert(flags) -> None:
         output.write_text(json.dumps(to_coco(dataset, images), indent=1), encoding="utf-8")
     for note in (*dataset.notes, *dataset.skipped):
         print(f"note: {note}")
-    told = f"--data {output} --train-split {flags.split}" if flags.to == "voc" else f"--train-json {output} --train-images {images}"
-    print(f"{len(dataset)} pictures, {sum(dataset.class_counts().values())} objects: train_{flags.to}.py {told}")
+    if flags.split.startswith(("val", "test")):
+        told = f"eval_{flags.to}.py " + (f"--data {output} --split {flags.split}" if flags.to == "voc" else f"--json {output} --images {images}")
+    else:
+        told = f"train_{flags.to}.py " + (f"--data {output} --train-split {flags.split}" if flags.to == "voc" else f"--train-json {output} --train-images {images}")
+    print(f"{len(dataset)} pictures, {sum(dataset.class_counts().values())} objects: {told}")
 
 
 if __name__ == "__main__":
