@@ -524,7 +524,7 @@ def test_evaluating_on_pictures_that_are_trained_on_is_pointed_out(tmp_path, voc
     assert f"note: there are no lists: all pictures are trained on, and none is left to judge the detector by; python tools/make_splits.py {voc_folder}" in log
     make_splits.main([str(voc_folder)])
     train(voc_folder, tmp_path / "c", "--max-steps", 1)
-    assert "8 pictures" in (tmp_path / "c" / "log.txt").read_text() and "2 pictures to evaluate on" in (tmp_path / "c" / "log.txt").read_text()
+    assert "8 pictures" in (tmp_path / "c" / "log.txt").read_text() and "2 pictures of val to evaluate on" in (tmp_path / "c" / "log.txt").read_text()
 
 
 def test_lists_without_train_are_never_passed_over(tmp_path, voc_folder, voc_maker, capsys):
