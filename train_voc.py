@@ -53,7 +53,7 @@ def parse_flags(argv: list | None) -> tuple[argparse.Namespace, dict | None]:
 def open_data(flags: argparse.Namespace):
     """(training set, evaluation set or None)"""
     from dataset.voc import VOCDataset
-    from dataset.voc_folder import find_splits, read_split, training_split
+    from dataset.voc_folder import find_splits, training_split, wider_trainval
     from model import needs_masks
     if needs_masks(flags.model):
         raise ValueError(f"--model {flags.model} learns from masks, and VOC XML has none; train_coco.py takes them from COCO json")
@@ -71,10 +71,7 @@ def open_data(flags: argparse.Namespace):
         train_set.notes.append("there are no lists: all pictures are trained on, and none is left to judge the detector by; "
                                f"python tools/make_splits.py {flags.data[0]} draws them")
     if flags.train_split == ["auto"]:
-        for folder, splits in zip(flags.data, lists, strict=True):
-            listed = {name: {*read_split(splits[name])} for name in ("train", "val", "trainval") if name in splits}
-            if more := listed.get("trainval", set()) - listed.get("train", set()) - listed.get("val", set()):
-                train_set.notes.append(f"{folder}: trainval lists {len(more)} pictures that neither train nor val does; --train-split trainval takes them")
+        train_set.notes += filter(None, map(wider_trainval, flags.data))
     if val_split == "none":
         if flags.val_split == "auto" and {*train_split} != {"train"} and any("val" in splits for splits in lists):
             train_set.notes.append("not only 'train' is trained on, so that no list is taken to evaluate on by itself; --val-split val, or --val-data DIR, names one")

@@ -85,11 +85,9 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
 
 def describe_data(train_set, val_set, flags: argparse.Namespace) -> str:
     """What is trained on, and what is evaluated how."""
-    def pictures(dataset):
-        return f"{len(dataset)} pictures" + (f" of {', '.join(dataset.lists)}" if dataset.lists else "")
     counts = {name: count for name, count in train_set.class_counts().items() if count}
-    return (f"{pictures(train_set)}, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
-            + (f"{pictures(val_set)} to evaluate on, " if val_set else "no list to evaluate on, detection ")
+    return (f"{train_set.counted()}, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
+            + (f"{val_set.counted()} to evaluate on, " if val_set else "no list to evaluate on, detection ")
             + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(every_size(flags.min_size))} px, at most {flags.max_size}"))
 
 

@@ -149,6 +149,10 @@ class AnnotatedPictures:
     def __len__(self):
         return len(self.ids)
 
+    def counted(self):
+        """Such as "217 pictures of train"."""
+        return f"{len(self)} pictures" + (f" of {', '.join(self.lists)}" if self.lists else "")
+
     def size(self, index):
         """(h, w) of the upright picture, without decoding it."""
         return self._sizes[index]

@@ -62,6 +62,14 @@ def training_split(folders, asked):
     return [{"auto": None if without else "train", "all": None}.get(asked, asked)] * len(folders)
 
 
+def wider_trainval(folder):
+    """A sentence where the list trainval of a folder holds more than its lists train and val, else None."""
+    splits = find_splits(folder)
+    train, val, trainval = ({*read_split(splits[name])} if name in splits else set() for name in ("train", "val", "trainval"))
+    more = len(trainval - train - val)
+    return f"{folder}: trainval lists {more} pictures that neither train nor val does; --train-split trainval takes them" if more and train else None
+
+
 def read_split(path, known=()):
     """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
     suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by its

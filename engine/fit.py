@@ -87,13 +87,12 @@ class _Training:
         network.to(device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(network).requires_grad_(False) if options.ema_decay else network
         self.parallel = replicate(network, device, options.amp)
-        self.optimizer = torch.optim.SGD(parameter_groups(network, options), lr=options.lr, momentum=options.momentum,
-                                         nesterov=options.momentum > 0)
+        self.optimizer = torch.optim.SGD(parameter_groups(network, options), lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
         self.metrics, self.finished, self.stepping, self.saved = {}, False, False, time.perf_counter()
-        self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
         self.recent = Meter()           # of the steps since the last row of steps.csv
+        self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
         self.bar = tqdm(total=self.last_step, unit="step", disable=rank() != 0, dynamic_ncols=True, smoothing=0.05)
