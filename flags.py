@@ -171,14 +171,15 @@ def add_training_flags(parser, data, runs):
     add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command below checkpoint/)")
 
 
-def read_training_flags(parser, argv, checkpoints):
+def read_training_flags(parser, argv, checkpoints, before=()):
     """(flags, checkpoint to resume or None). The command line wins over --config, that over the resumed run's flags, those
     over the preset, and that over the defaults.
 
     checkpoints   the folder of the run folders, for a --resume that names none: the newest run of this command goes on
+    before        words that all of these win over, such as the flags of a trained network
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    flags, layers, resumed = parser.parse_args(argv), [[], [], argv], None
+    flags, layers, resumed = parser.parse_args(argv), [[*before], [], argv], None
     if flags.resume:
         from engine.checkpoint import newest_run
         file = newest_run(checkpoints, vars(flags)) if flags.resume == "newest" else Path(flags.resume)

@@ -168,8 +168,8 @@ def natural_order(path):
 
 
 def flat_name(id: str) -> str:
-    """An id, which may be a path with folders or a drive, as the name of one file, without suffix."""
-    return re.sub(r"[/\\:]", "_", id.strip("/"))
+    """An id, which may be a path with folders or a drive, as the name of one file, without suffix: of a long one the last 200 bytes."""
+    return re.sub(r"[/\\:]", "_", id.strip("/")).encode()[-200:].decode(errors="ignore")
 
 
 def flat_names(ids):
@@ -194,12 +194,14 @@ def find_pictures(paths):
     """
     found = {}
     for path in map(str, paths):
+        if not path:
+            raise ValueError("a PATH is empty, such as of a shell variable that is not set; give files, folders, or globs")
         if Path(path).is_file():
             candidates = [Path(path)]
         elif Path(path).is_dir():
             candidates = [child for child in Path(path).iterdir() if is_picture(child) and child.is_file()]
         else:
-            candidates = [Path(name) for name in glob.glob(path, recursive=True) if is_picture(Path(name))]
+            candidates = [Path(name) for name in glob.glob(path, recursive=True) if is_picture(Path(name)) and Path(name).is_file()]
         if not candidates:
             kinds = " ".join(SUFFIXES)
             if (Path(path) / "JPEGImages").is_dir():

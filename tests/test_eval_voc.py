@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from colour_network import BAD_CHECKPOINTS, bad_checkpoint, colour_checkpoint, real_checkpoint, refusal
 from PIL import Image
 
 import eval_voc
 from flags import chosen_checkpoint, evaluation_parser
+from util.command_line import one_sentence_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -151,3 +153,14 @@ def test_the_script_itself_evaluates_a_real_network(tmp_path, folder):
 def test_the_commands_answer_help_without_importing_torch():
     code = "import sys, detect, eval_voc, engine.log, flags; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+                                   RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_is_too_small_is_one_sentence_and_other_faults_of_ours_keep_their_traceback(error, capsys):
+    with pytest.raises(SystemExit) as ended, one_sentence_errors():
+        raise error
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("error: the memory is too small; a smaller --batch-size") and told.count("\n") == 1
+    with pytest.raises(RuntimeError, match="ours"), one_sentence_errors():
+        raise RuntimeError("ours")

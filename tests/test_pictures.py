@@ -230,6 +230,10 @@ def test_pictures_are_found_in_files_folders_and_globs_each_once(tmp_path):
     assert names == ["9.JPG", "10.jpg"]
     assert [path.name for path in find_pictures([f"{tmp_path}/**/*", tmp_path, tmp_path / "odd.dat"])] == [
         "9.JPG", "10.jpg", "b.WebP", "odd.dat"]
+    (tmp_path / "folder.jpg").mkdir()
+    assert tmp_path / "folder.jpg" not in find_pictures([str(tmp_path / "*")])
+    with pytest.raises(ValueError, match="a PATH is empty"):
+        find_pictures([""])
     with pytest.raises(ValueError, match="nothing.*no picture here"):
         find_pictures([tmp_path / "nothing"])
 
@@ -248,3 +252,4 @@ def test_pictures_without_annotations(tmp_path):
 
 def test_an_id_is_one_file_name_on_every_system():
     assert [flat_name(id) for id in ("0001", "/data/VOC/a.b", "C:/data/1", "a\\b")] == ["0001", "data_VOC_a.b", "C__data_1", "a_b"]
+    assert flat_name("/data/" + "ä" * 300 + "/7") == "ä" * 99 + "_7"         # 200 bytes; a file name may have 255

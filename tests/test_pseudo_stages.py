@@ -485,7 +485,7 @@ def test_generating_refuses_in_one_sentence(tmp_path, capsys):
     assert "keep rate cannot be estimated" in refusal(
         generate_pseudo_labels.main, [written(tmp_path, "e.json", instances([])), *words[1:]], capsys)
     for change, told in (({"image_id": 9}, "image_id is 9, which is the id of no image"), ({"image_id": [2]}, "image_id is [2], which"),
-                         ({"category_id": 9}, "category_id is 9"), ({"bbox": None}, "bbox is None, must be four numbers"), ({"bbox": [1, 2, 3]}, "bbox is [1"),
+                         ({"category_id": 9}, "category_id is 9"), ({"bbox": None}, "bbox is None, must be four numbers"), ({"bbox": [1, 2, 3]}, "bbox is [1"), ({"bbox": [10 ** 400, 1, 2, 3]}, "must be four numbers"),
                          ({"bbox": [1, 2, 0, 3]}, "with an area"), ({"bbox": [500, 0, 9, 9]}, "which lies outside the 200x200 picture 2.jpg"),
                          ({"score": None}, "score is None, must be a number in 0..1"), ({"score": "0.9"}, "score is '0.9'"), ({"score": 3.5}, "score is 3.5")):
         entries = [FOUND[0], found(2, 10, [0, 0, 1, 1], 1) | change]

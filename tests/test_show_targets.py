@@ -98,11 +98,12 @@ def test_a_checkpoint_brings_its_network_and_its_flags(voc_folder, tmp_path):
     file = tmp_path / "best.pth"
     real_checkpoint(file)
     flags = {"data": [str(voc_folder)], "train_split": "val", "min_size": [64], "max_size": 96, "val_split": "auto", "epochs": 7, "pictures": 1,
-             "zoom": [1.0, 1.0], "crop": None, "zero_based": False, "resume": None, "config": "gone.yaml"}
+             "zoom": [1.0, 1.0], "crop": None, "schedule": "cosine", "drops": [0.67, 0.89], "zero_based": False, "resume": None, "config": "gone.yaml"}
     save_checkpoint(file, load_checkpoint(file) | {"flags": flags})
     show_targets.main(["--checkpoint", str(file), "--output", str(tmp_path / "out")])
     drawn, = (tmp_path / "out").glob("*.png")
     assert drawn.stem.split("_")[1] in (voc_folder / "ImageSets/Main/val.txt").read_text().split()
+    assert show_targets.parse_flags(["--checkpoint", str(file), "--min-size", "300"])[0].max_size == 500        # not the 96 of the run's own --min-size
 
 
 @pytest.mark.parametrize("words, sentence", [

@@ -54,7 +54,7 @@ def parse_flags(argv):
         if any(word.partition("=")[0] == "--data" for word in argv):
             known -= {"train_json", "train_images"}         # of the checkpoint's own data
         words = file_words(parser, {name: value for name, value in checkpoint.get("flags", {}).items() if name in known}, file)
-    return read_training_flags(parser, words + argv, ROOT / "checkpoint")[0], checkpoint
+    return read_training_flags(parser, argv, ROOT / "checkpoint", words)[0], checkpoint
 
 
 def open_data(flags, classes):

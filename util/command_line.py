@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def one_sentence_errors():
-    """Around a script's main(): a person's mistake (ValueError, or a file the system refuses) becomes one sentence on stderr
+    """Around a script's main(): a person's mistake (ValueError, a file the system refuses, too little memory) becomes one sentence on stderr
     and exit code 2, Ctrl-C exit code 130. Anything else is our own bug and keeps its traceback;
     `python -X dev` shows every traceback.
     """
@@ -29,6 +29,17 @@ def one_sentence_errors():
         told = f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else error
         print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if sys.flags.dev_mode or not is_full(error):
+            raise
+        print("error: the memory is too small; a smaller --batch-size, --min-size, --crop, --tile or network takes less "
+              f"({' '.join(str(error).split())[:160]})", file=sys.stderr)
+        sys.exit(2)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether it is the memory's, of the CPU or a GPU, as Python or torch says it."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def from_here(path) -> str:
