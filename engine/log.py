@@ -47,21 +47,21 @@ class RunLog:
     def row(self, values: dict) -> None:
         """One epoch's numbers; None is an empty cell."""
         if self.active:
-            numbers = self._write("metrics.csv", values, "")
+            numbers = self._write("metrics.csv", "epoch", values, "")
             self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
     def steps_row(self, values: dict) -> None:
         """The numbers of the last STEPS_A_ROW steps."""
         if self.active:
-            self._write("steps.csv", values, "steps/")
+            self._write("steps.csv", "step", values, "steps/")
 
-    def _write(self, name: str, values: dict, tag: str) -> dict:
-        """Adds a row below those of earlier steps; gives its numbers, which are TensorBoard's scalars tag + name too."""
+    def _write(self, name: str, key: str, values: dict, tag: str) -> dict:
+        """Adds a row below those of earlier epochs or steps (`key`); gives its numbers, which are TensorBoard's scalars tag + name too."""
         path, columns, rows = self.folder / name, [], []
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                columns, rows = reader.fieldnames or [], [row for row in reader if int(row["step"]) < values["step"]]
+                columns, rows = reader.fieldnames or [], [row for row in reader if int(row[key]) < values[key]]
         if not {*values} <= {*columns}:     # a run resumed within its first evaluation wrote a row without losses
             columns = [*values, *(name for name in columns if name not in values)]
         partial = path.with_suffix(".partial")

@@ -86,6 +86,14 @@ def test_steps_csv_has_the_mean_of_every_few_steps_across_epochs_and_once_where_
     assert [row["step"] for row in rows(tmp_path / "four", "steps.csv")] == ["4"]      # what a resumed run makes again is there once
 
 
+def test_an_epoch_that_was_stopped_within_has_one_row_in_the_end(tmp_path):
+    options = {"epochs": 3, "lr": 0.05, "warmup_steps": 2, "schedule": "cosine", "ema_decay": 0.9}
+    run_fit(tmp_path, options=FitOptions(**options, max_steps=7))
+    assert [(row["epoch"], row["step"]) for row in rows(tmp_path)] == [("1", "5"), ("2", "7")]
+    run_fit(tmp_path, options=FitOptions(**options), resume=load_checkpoint(tmp_path / "last.pth"))
+    assert [(row["epoch"], row["step"]) for row in rows(tmp_path)] == [("1", "5"), ("2", "10"), ("3", "15")]
+
+
 def test_two_runs_with_one_seed_are_equal(tmp_path):
     assert same(run_fit(tmp_path / "a")[0].state_dict(), run_fit(tmp_path / "b")[0].state_dict())
 
