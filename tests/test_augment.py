@@ -223,3 +223,44 @@ def test_colour_factors_of_one_change_nothing_and_zero_does_what_it_says():
     assert grey[0, 0, 0] == round(sum(w * int(v) for w, v in zip((0.299, 0.587, 0.114), image[:, 0, 0], strict=True)))
     doubled = jitter_colour(torch.full((3, 1, 1), 60, dtype=torch.uint8), 2, 1, 1)
     assert doubled.tolist() == [[[120]]] * 3
+
+
+def test_contrast_is_around_the_mean_grey_and_brightness_multiplies_what_comes_out():
+    pair = torch.tensor([40, 80], dtype=torch.uint8).expand(3, 1, 2)            # mean 60
+    assert jitter_colour(pair, 1, 0.5, 1)[0].tolist() == [[50, 70]] and jitter_colour(pair, 2, 0.5, 1)[0].tolist() == [[100, 140]]
+
+
+class Middle(random.Random):
+    def uniform(self, low, high):
+        return (low + high) / 2
+
+
+def test_zoom_is_drawn_on_a_log_scale():
+    image, target = Augment(flip=0, jitter=0, rotate=0, zoom=(0.25, 4))(Drawn(BOXES), 0, 120, 1000, Middle(0))
+    assert torch.equal(image, Drawn(BOXES)[0][0]) and target["boxes"].tolist() == BOXES        # between a quarter and four times: 1
+
+
+def test_rotation_goes_either_way(monkeypatch):
+    degrees = []
+    monkeypatch.setattr("dataset.augment.rotate", lambda image, target, angle: degrees.append(angle) or (image, target))
+    for seed in range(40):
+        Augment(jitter=0, rotate=5, rotate_probability=1)(Drawn(BOXES), 0, 120, 1000, random.Random(seed))
+    assert -5 <= min(degrees) < -3 and 3 < max(degrees) <= 5
+
+
+def test_a_mosaic_takes_its_other_pictures_from_the_whole_data_set():
+    asked = []
+
+    class Noted(Drawn):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+    for seed in range(10):
+        Augment(jitter=0, rotate=0, mosaic=1)(Noted(BOXES, length=4), 0, 120, 1000, random.Random(seed))
+    assert set(asked) == {0, 1, 2, 3} and len(asked) == 40
+
+
+@pytest.mark.parametrize("sides", [(120, 100), (60, 200)])
+def test_a_window_that_is_smaller_along_one_side_is_laid_around_an_object_too(sides):
+    _, target = Augment(around_object=1.0)._window(Drawn(BOXES)[0][1], (120, 200), sides, random.Random(0))
+    assert target["sought"].sum() == 1

@@ -254,3 +254,14 @@ def test_coco_tiny_loads():
     dataset = COCODataset(*choose_pair(TINY, "train"))
     assert len(dataset) == 50 and len(dataset.classes) == 80 and dataset.classes[0] == "person" and dataset.category_ids[-1] == 90
     assert sum(dataset.class_counts().values()) == 465 and int(dataset._ignore.sum()) == 5
+
+
+def test_classes_come_by_rising_id_and_9_is_below_10(write, tmp_path):
+    values = {**contents(), "annotations": [], "categories": [{"id": id, "name": f"class {id}"} for id in (10, 9, 100)]}
+    assert COCODataset(write(values), tmp_path).category_ids == [9, 10, 100]
+
+
+def test_an_area_of_0_is_an_area(write, tmp_path):
+    values = contents()
+    values["annotations"][0]["area"] = 0
+    assert COCODataset(write(values), tmp_path).truth()["0"]["areas"].tolist() == [0, 5000]

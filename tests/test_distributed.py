@@ -176,3 +176,30 @@ def test_the_counts_that_losses_are_divided_by_can_have_a_floor_that_the_running
     assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == [1.5, 0.5]                     # 6 / 4, 6 / 12
     smooth = RunningCounts(momentum=0.5, floor=4.0)
     assert [combine(losses, smooth=smooth)[0].item() for losses in (few, many)] == pytest.approx([1.5, 6 / 7])    # the mean: 2, (2 + 12) / 2
+
+
+def test_counts_below_one_do_not_make_a_loss_louder_and_what_is_printed_holds_no_graph():
+    pair = torch.tensor([[6.0, 0.25]], requires_grad=True)
+    loss, parts, asked = combine({"a": pair})
+    assert loss.item() == parts["a"].item() == 6.0 and loss.requires_grad and not parts["a"].requires_grad and not asked.requires_grad
+
+
+def test_devices_are_counted_from_0_and_a_rank_takes_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert select_device("auto") == torch.device("cuda") and select_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="--device cuda:2: this machine has 2 CUDA devices, counted from 0"):
+        select_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert select_device("auto") == torch.device("cuda:1") and select_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="--device cuda:0: under torchrun each process takes the GPU of its own rank"):
+        select_device("cuda:0")
+
+
+def test_all_gpus_are_used_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.nn, "DataParallel", lambda network: "on all")
+    network = torch.nn.Identity()
+    assert replicate(network, torch.device("cuda")) == "on all"
+    assert replicate(network, torch.device("cuda:1")) is network and replicate(network, torch.device("cpu")) is network

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from engine.checkpoint import load_checkpoint
-from engine.fit import FitOptions, fit, parameter_groups
+from engine.fit import FitOptions, fit, parameter_groups, update_average
 from engine.log import RunLog, claim_run_folder, next_run_folder
 
 CHECKPOINT = {"config": {}, "classes": ["a"], "input": {}, "score_threshold": 0.3, "flags": {}}
@@ -257,3 +257,100 @@ def test_a_resumed_run_with_other_steps_an_epoch_is_refused(tmp_path):
     last["training"]["steps_per_epoch"] = 7
     with pytest.raises(ValueError, match="had 7 steps an epoch, with this data and batch size they are 5"):
         run_fit(tmp_path, resume=last)
+
+
+class Weights(nn.Module):
+    """Two numbers, one of them under the name of a backbone, whose loss falls as fast as they do: each gradient is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head, self.modes = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False), []
+        self.norm = nn.BatchNorm1d(1)               # a counter among its buffers
+        for layer in (self.backbone, self.head):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, images, image_sizes, targets):
+        self.modes.append(self.training)
+        return {"sum": torch.stack([self.backbone.weight.sum() + self.head.weight.sum(), torch.tensor(1.0)])[None]}
+
+
+def fit_weights(folder, evaluate=None, resume=None, epochs=3, **options):
+    """The network after steps of rate 0.1, and its last.pth."""
+    network = Weights()
+    options = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "warmup_steps": 0, "drops": (), "clip_norm": 0.0, "ema_decay": 0.0, **options}
+    fit(network, Loader(), evaluate, RunLog(folder), FitOptions(epochs=epochs, **options), torch.device("cpu"), CHECKPOINT, resume)
+    return network, load_checkpoint(folder / "last.pth")
+
+
+def test_steps_are_those_of_nesterovs_momentum(tmp_path):
+    # velocities 1, 1.9; each step looks ahead: 1 + 0.9 * 1, 1 + 0.9 * 1.9
+    network, _ = fit_weights(tmp_path / "a", momentum=0.9, max_steps=2)
+    assert network.head.weight.item() == pytest.approx(-0.1 * (1.9 + 2.71))
+    assert fit_weights(tmp_path / "b", max_steps=2)[0].head.weight.item() == pytest.approx(-0.2)
+
+
+def test_the_backbone_has_a_rate_of_its_own(tmp_path):
+    network, _ = fit_weights(tmp_path, pretrained_lr=0.5, max_steps=1)
+    assert (network.backbone.weight.item(), network.head.weight.item()) == pytest.approx((-0.05, -0.1))
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    network, _ = fit_weights(tmp_path, clip_norm=0.5, max_steps=1)         # of two gradients of 1: sqrt(2)
+    assert network.head.weight.item() == pytest.approx(-0.1 * 0.5 / 2 ** 0.5, rel=1e-4)
+
+
+def test_weights_of_linear_layers_decay_too():
+    groups = {group["weight_decay"]: len(group["params"]) for group in parameter_groups(nn.Linear(2, 3), FitOptions(epochs=1, lr=1))}
+    assert groups == {1e-4: 1, 0.0: 1}
+
+
+def test_the_average_moves_more_at_the_beginning_and_counters_are_copied():
+    averaged, network = Weights(), Weights()
+    nn.init.ones_(network.head.weight)
+    network.norm.num_batches_tracked.fill_(7)
+    update_average(averaged, network, 0.99, updates=0)
+    assert averaged.head.weight.item() == pytest.approx(0.9) and averaged.norm.num_batches_tracked == 7       # 1 / 10 of it stays
+    update_average(averaged, network, 0.99, updates=10 ** 6)
+    assert averaged.head.weight.item() == pytest.approx(0.99 * 0.9 + 0.01)
+
+
+def test_the_averaged_weights_are_judged_and_kept_and_the_network_goes_on_with_its_own(tmp_path):
+    judged = []
+
+    def evaluate(network):
+        judged.append(network.head.weight.item())
+        return {"mAP": 0.5}
+    network, last = fit_weights(tmp_path, evaluate, ema_decay=0.9, max_steps=1)
+    assert judged == pytest.approx([-0.09]) and network.head.weight.item() == pytest.approx(-0.1)         # 9 / 10 of the first step
+    assert last["model"]["head.weight"].item() == pytest.approx(-0.09) and last["training"]["model"]["head.weight"].item() == pytest.approx(-0.1)
+    assert load_checkpoint(tmp_path / "best.pth")["model"]["head.weight"].item() == pytest.approx(-0.09)
+
+
+def test_every_second_epoch_is_evaluated_and_the_last_one(tmp_path):
+    fit_weights(tmp_path, lambda network: {"mAP": 0.5}, evaluate_every=2)
+    assert [row["mAP"] for row in rows(tmp_path)] == ["", "0.5", "0.5"]
+
+
+def test_of_equal_epochs_the_newest_is_the_best_also_where_nothing_is_hit(tmp_path):
+    for number, value in enumerate((0.5, None)):
+        fit_weights(tmp_path / str(number), lambda network: {"mAP": value}, epochs=2)
+        assert load_checkpoint(tmp_path / str(number) / "best.pth")["model"]["head.weight"].item() == pytest.approx(-1.0)     # ten steps
+
+
+def test_an_evaluation_that_leaves_the_network_in_its_mode_does_not_change_the_next_epoch(tmp_path):
+    network, _ = fit_weights(tmp_path, lambda network: {"mAP": network.eval() and 0.5}, epochs=2)
+    assert network.modes == [True] * 10
+
+
+def test_the_score_threshold_of_the_newest_evaluation_is_kept_also_by_a_resumed_run_without_one(tmp_path):
+    _, last = fit_weights(tmp_path, lambda network: {"mAP": 0.5, "score_threshold": 0.7}, max_steps=5)
+    assert last["score_threshold"] == load_checkpoint(tmp_path / "best.pth")["score_threshold"] == 0.7
+    assert fit_weights(tmp_path, resume=last)[1]["score_threshold"] == 0.7
+    _, last = fit_weights(tmp_path / "none", lambda network: {"mAP": 0.0, "score_threshold": None}, max_steps=5)
+    assert last["score_threshold"] == 0.3                   # of the checkpoint that was given
+
+
+def test_a_run_that_is_through_is_left_as_it_is(tmp_path):
+    _, last = fit_weights(tmp_path, lambda network: {"mAP": 0.5}, max_steps=5)
+    fit_weights(tmp_path, lambda network: pytest.fail("it was evaluated"), resume=last, max_steps=5)
+    assert len(rows(tmp_path)) == 1

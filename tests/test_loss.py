@@ -136,3 +136,40 @@ def test_a_weight_counts_in_sums_and_counts_and_zero_is_no_gradient():
     sum(pair[0, 0] for pair in none.values()).backward()
     assert outputs["ltrb"].grad.abs().sum() == 0
     assert outputs["cls_logits"].grad[0, 0].abs().sum() == 0 and outputs["cls_logits"].grad[0, 15].abs().sum() > 0
+
+
+def test_what_is_ignored_is_neither_object_nor_background():
+    locations, strides = pyramid_locations(((4, 4),), (8,))
+    outputs = {"cls_logits": torch.zeros(1, 16, 3, requires_grad=True), "ltrb": torch.ones(1, 16, 4), "quality_logits": torch.zeros(1, 16)}
+    targets = {"boxes": torch.zeros(1, 1, 4), "labels": torch.tensor([[-1]]), "weights": torch.zeros(1, 1)}
+    result = FCOSLoss(CONFIG)(outputs, locations, strides, torch.tensor([[-2] * 6 + [-1] * 10]), targets)
+    assert result["cls"][0].tolist() == pytest.approx([10 * 3 * 0.75 * 0.25 * math.log(2), 0], rel=1e-5)
+    result["cls"][0, 0].backward()
+    gradient = outputs["cls_logits"].grad[0].abs().sum(1)
+    assert (gradient[:6] == 0).all() and (gradient[6:] > 0).all()
+
+
+def test_the_iou_that_the_quality_learns_is_a_constant():
+    result, outputs = losses(ltrb=1.0, quality=1.0, config=FCOSConfig(num_classes=3, quality="iou"))     # at 0 the entropy is that of any target
+    result["quality"][0, 0].backward()
+    assert outputs["ltrb"].grad is None or outputs["ltrb"].grad.abs().sum() == 0
+
+
+def test_outputs_of_half_precision_are_reckoned_with_in_float32():
+    logit, ltrb, quality = (torch.tensor(value, dtype=torch.bfloat16).item() for value in (-1.3, 0.7, 2.3))
+    half, whole = (losses(logit, ltrb, quality, dtype=dtype)[0] for dtype in (torch.bfloat16, torch.float32))
+    assert all(torch.equal(half[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("name", BOX_LOSSES)
+def test_every_box_loss_is_finite_for_two_boxes_that_are_one_point(name):
+    point = torch.tensor([[3.0, 3, 3, 3]], requires_grad=True)
+    loss = BOX_LOSSES[name](point, point.detach())
+    loss.sum().backward()
+    assert loss.isfinite().all() and point.grad.isfinite().all()
+
+
+def test_the_iou_loss_pulls_a_first_box_also_at_an_object_of_eighty_megapixels():
+    pixel = torch.tensor([4500.0, 4500, 4501, 4501], requires_grad=True)
+    iou_loss(pixel, torch.tensor([0.0, 0, 9000, 9000])).backward()            # its IoU is 1 / 81,000,000
+    assert (pixel.grad[:2] > 0.5).all() and (pixel.grad[2:] < -0.5).all()

@@ -538,3 +538,10 @@ def test_training_opens_the_masks_that_the_network_needs_and_hands_them_over(mas
                      "--levels", "3", "--head-convs", "1", "--workers", "0", "--device", "cpu"])
     images, _, targets = seen[0]
     assert targets["masks"].shape == (*targets["labels"].shape, *images.shape[-2:]) and targets["masks"].any()
+
+
+def test_the_truth_of_masks_is_without_labels_of_a_network(write, tmp_path):  # noqa: F811
+    values = segmented(_0=POLYGON, _5=CROWD)
+    values["annotations"][0]["ispseudo"] = True
+    truth = COCODataset(write(values), tmp_path, with_masks=True).truth()["0"]
+    assert len(truth["boxes"]) == len(truth["masks"]) == 1 and torch.equal(decode_rle(truth["masks"][0], SIZE), rectangle(0, 0, 2, 10))

@@ -290,3 +290,19 @@ def test_a_convolution_with_its_norm_is_padded_as_tensorflow_does_and_the_same_w
     (expected * weights).sum().backward()
     assert torch.allclose(layer.conv.weight.grad, reference.conv.weight.grad, atol=1e-10)
     assert (layer.bn.weight.grad is None) == (freeze == "norm")
+
+
+def test_class_scores_go_with_their_boxes_where_a_later_level_is_the_surer_one():
+    locations, strides = pyramid_locations(((1, 1), (1, 1)), (8, 16))
+    outputs = outputs_of([[0.64], [0.81]], [[0.25] * 4] * 2, [0.25, 1 - 1e-7])
+    (result,) = detect(outputs, locations, strides, [1, 1], torch.tensor([[16, 16]]), FCOSConfig(num_classes=1))
+    assert result["scores"].tolist() == pytest.approx([0.9, 0.4], abs=1e-4) and result["class_scores"].tolist() == pytest.approx([0.81, 0.64])
+
+
+def test_outputs_of_half_precision_are_scored_in_float32():
+    locations, strides = pyramid_locations(((1, 2),), (8,))
+    half = {"cls_logits": torch.tensor([[[0.3], [1.7]]]), "ltrb": torch.tensor([[[0.31, 0.4, 0.37, 0.45]] * 2]), "quality_logits": torch.tensor([[0.9, -0.3]])}
+    half = {name: value.bfloat16() for name, value in half.items()}
+    arguments = locations, strides, [2], torch.tensor([[8, 16]]), FCOSConfig(num_classes=1)
+    (found,), (expected,) = detect(half, *arguments), detect({name: value.float() for name, value in half.items()}, *arguments)
+    assert len(expected["scores"]) == 2 and all(torch.equal(found[name], expected[name]) for name in expected)

@@ -163,3 +163,22 @@ def test_windows_of_one_picture_may_come_in_different_batches():
     outputs = [[([180, 50, 199, 70], 0.9, 0)], [([0, 0, 9, 9], 0.5, 0)], [([30, 50, 90, 70], 0.7, 0)]]
     result = run(outputs, batch_of(tiles[0], info("b")), batch_of(tiles[1]))
     assert result["a"]["boxes"].tolist() == [[180, 50, 240, 70]] and len(result["b"]["scores"]) == 1
+
+
+def test_an_object_that_both_tiles_cut_and_see_alike_is_found_once():
+    seen = ([150, 50, 200, 70], 0.9, 0)                     # from the one tile's border to the other's
+    assert merge((LEFT, [seen]), (RIGHT, [seen]))["boxes"].tolist() == [[150, 50, 200, 70]]
+
+
+def test_what_counts_as_cut_and_as_contained_at_their_limits():
+    whole = ([180, 50, 240, 70], 0.7, 0)
+    assert len(merge((LEFT, [([182, 50, 196.5, 70], 0.9, 0)]), (RIGHT, [whole]))["scores"]) == 1         # 3.5 px of 200 from the border: 1.75 %
+    assert len(merge((LEFT, [([182, 50, 195, 70], 0.9, 0)]), (RIGHT, [whole]))["scores"]) == 2           # 2.5 %
+    for start, left in ((174, 1), (171, 2)):                # 20 of 26 px, and 20 of 29, lie inside: 77 % and 69 %
+        assert len(merge((LEFT, [([start, 50, 200, 70], 0.9, 0)]), (RIGHT, [whole]))["scores"]) == left
+
+
+def test_the_margin_of_a_tile_is_a_share_of_its_own_width_and_height():
+    left, right = (0, 0, 200, 30), (150, 0, 350, 30)        # 3 px before its border: 1.5 % of the width, 10 % of the height
+    result = merge((left, [([180, 5, 197, 25], 0.9, 0)]), (right, [([180, 5, 240, 25], 0.7, 0)]), orig_size=(30, 350))
+    assert result["boxes"].tolist() == [[180, 5, 240, 25]]

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.preprocess import map_boxes, resize_picture, resized_size, tile_windows
+from dataset.preprocess import map_boxes, resize_masks, resize_picture, resized_size, tile_windows
 
 
 def test_the_short_side_is_resized_unless_the_long_one_gets_too_long():
@@ -56,3 +56,8 @@ def test_tiles_cover_every_pixel_and_overlap_as_asked(height, width, tile, overl
 def test_an_impossible_overlap_is_refused(overlap):
     with pytest.raises(ValueError, match="overlap"):
         tile_windows(100, 100, 10, overlap)
+
+
+def test_a_new_pixel_of_a_mask_is_what_lies_under_its_middle():
+    assert resize_masks(torch.tensor([[[0, 1, 0]]], dtype=torch.uint8), (1, 1)).tolist() == [[[1]]]
+    assert resize_masks(torch.tensor([[[0, 0, 1, 1]]], dtype=torch.uint8), (1, 8)).tolist() == [[[0] * 4 + [1] * 4]]

@@ -138,3 +138,7 @@ def test_the_sparse_assignment_equals_the_definition(data):
     expected = dense(boxes, labels, ignore, sizes, strides, ranges, radius, spacings, offset, ends)
     found = assign(boxes, labels, ignore, sizes, strides, RANGE_ENDS[ends](ranges), radius, spacings, offset)
     assert torch.equal(found, expected)
+
+
+def test_a_box_that_begins_far_outside_the_picture_claims_what_it_holds_of_it():
+    assert one_image([[-400, -400, 432, 432]]).unique().tolist() == [0]         # all 16 cells, from the first on

@@ -348,3 +348,17 @@ def test_a_burn_in_of_the_whole_run_is_the_strong_view_alone_and_a_teacher_canno
     (["--pseudo-weight", "-1"], "--pseudo-weight: is -1, must be 0 or more"), (["--teacher", "fixed"], "--teacher fixed: is neither none nor ema, and there is no such file")])
 def test_a_wrong_flag_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_folder, capsys):
     assert words_of_it in refusal(train_voc.main, ["--data", str(voc_folder), "--output", str(tmp_path / "run"), *TINY, *flags], capsys)
+
+
+def test_only_ordinary_labels_and_detections_that_there_are_are_counted():
+    judge, _ = teacher()
+    targets = targets_of([((0.0, 0, 40, 40), 0), ((100.0, 0, 140, 40), 0), ((200.0, 0, 240, 40), 0)], [])
+    targets["ignore"][0, 1] = targets["zone_ignore"][0, 2] = True
+    judge([found(((300.0, 0, 340, 40), 1, 0.5)), found()], targets, 0.5)
+    assert judge.state["counts"].nonzero().tolist() == [[0, 200], [1, 150]] and judge.state["counts"].sum() == 2     # one label, one detection without
+
+
+def test_the_estimated_keep_rate_has_a_floor():
+    judge, _ = teacher(keep_rate=None)
+    judge.state["counts"][0, 199], judge.state["counts"][0, 200] = 1000, 2          # a thousand sure ones, and none hits
+    assert float(judge.rate()) == pytest.approx(0.05)

@@ -374,3 +374,53 @@ def test_xml_beside_large_photographs_is_read(tmp_path):
     for path in (SHARED / "foreign_objects_real").glob("*.xml"):
         annotation = read_annotation(path)
         assert annotation.size == (1440, 2560) and annotation.objects and not annotation.problems
+
+
+def test_a_box_that_sticks_out_by_a_pixel_is_not_told_of(beside):
+    folder = beside("a", [("nail", (5, 5, 101, 10)), ("nail", (5, 5, 10, 51))])
+    assert VOCDataset(folder).target(0)["boxes"].tolist() == [[4, 4, 100, 10], [4, 4, 10, 50]] and not VOCDataset(folder).notes
+
+
+def test_entities_are_refused_in_utf16_too(beside):
+    folder = beside("a")
+    text = '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE a [<!ENTITY x "nail">]><annotation><object><name>&x;</name></object></annotation>'
+    (folder / "a.xml").write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match="a.xml: cannot be read as XML: .*entities"):
+        VOCDataset(folder)
+
+
+def test_infinity_is_no_number(beside):
+    with pytest.raises(ValueError, match=r"a.xml: object 1 \(nail\) must have four numbers in bndbox"):
+        VOCDataset(beside("a", [("nail", (1, 1, "inf", 20))]))
+    with pytest.raises(ValueError, match="a.xml: <size> has width 'inf', must be a number of 0 or more"):
+        VOCDataset(beside("a", size=(50, "inf")))
+
+
+def test_a_box_of_a_pixel_or_less_is_one():
+    assert box_edges((5, 5, 6, 6), (50, 100), one_based=False) == (5, 5, 6, 6)
+    assert box_edges((5, 5, 5.25, 9), (50, 100), one_based=False) == (5, 5, 5.25, 9)
+
+
+def test_a_name_of_other_letters_is_recognised_in_capitals(beside):
+    with pytest.raises(ValueError, match="object 1 is 'NAILS', not one of clip, nail; did you mean 'nail'"):
+        VOCDataset(beside("a", [("NAILS", (1, 1, 10, 10))]), classes=["clip", "nail"])
+
+
+def test_the_lists_of_one_class_have_flags_of_1_minus_1_and_0(voc_folder):
+    (voc_folder / "ImageSets/Main/disc_train.txt").write_text("0003  1\n0001 -1\n0002  0\n0000 +1\n")
+    assert VOCDataset(voc_folder, "disc_train").ids == ["0003", "0001", "0002", "0000"]
+
+
+def test_two_xml_files_of_one_name_are_refused(voc_folder, xml_writer):
+    xml_writer(voc_folder / "Annotations/0001.XML", (96, 128), [])
+    with pytest.raises(ValueError, match="'0001' must have one XML file in .*Annotations, not 2"):
+        VOCDataset(voc_folder, "train")
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"boxes": torch.tensor([[0.0, 0, 10, 21]])}, "must lie in the 20x20 picture"), ({"boxes": torch.tensor([[0.0, -1, 10, 9]])}, "must lie in the 20x20 picture"),
+    ({"boxes": torch.tensor([[0.0, 9, 10, 9]])}, "must have x1 < x2 and y1 < y2"), ({"labels": torch.tensor([-1])}, r"must have a label in 0..1"),
+    ({"weights": torch.tensor([-0.5])}, "must have a finite weight of 0 or more")])
+def test_check_target_looks_at_both_axes_and_both_ends(change, sentence):
+    with pytest.raises(ValueError, match=f"x.xml: object 1 .*{sentence}"):
+        check_target({**make_target([[0, 0, 10, 10]], [0], [False], "x", (20, 20)), **change}, (20, 20), 2, "x.xml")
