@@ -13,6 +13,7 @@ OF_THIS_CALL = ("resume", "config", "output", "max_steps")     # flags that a re
 RESULT_FLAGS = ("nms_iou_threshold", "max_detections")
 INPUT_FLAGS = ("min_size", "max_size", "tile")
 TILE_OVERLAP = 0.25                                             # share of a tile common to neighbours
+LARGEST_SIDE = 65535                                            # of a JPEG; what is too large for the memory is smaller
 
 # What shapes the network: flag: (field of its config, default of the commands, choices or type, help). None: the config's own default.
 MODEL_FLAGS = {
@@ -68,8 +69,9 @@ SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay
 def size_or_range(text):
     """A `type` for argparse: "640" -> 640; "640-800", the two and all between, stays a text for `every_size`."""
     low, dash, high = text.partition("-")
-    if not low.isdecimal() or int(low) < 1 or dash and not (high.isdecimal() and int(high) >= int(low)):
-        raise argparse.ArgumentTypeError(f"is {text}, must be a size of 1 px or more, or a range LOW-HIGH of them")
+    ends = [int(end) if end.isdecimal() else 0 for end in ([low, high] if dash else [low])]
+    if not 1 <= ends[0] <= ends[-1] <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"is {text}, must be a size of 1 to {LARGEST_SIDE} px, or a range LOW-HIGH of them")
     return text if dash else int(text)
 
 
@@ -130,7 +132,7 @@ def add_training_flags(parser, data, runs):
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
         help="shorter side; several, or a range like 640-800: one is drawn for each batch")
     add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size; that of a recipe grows with a larger --min-size)")
-    add("--crop", type=number(int, 32), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
+    add("--crop", type=number(int, 32, LARGEST_SIDE), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
     add("--zoom", type=number(float, 0.1, 10), nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"), help="random magnification, in times")
     add("--mosaic", type=share, default=0.0, metavar="P", help="probability of a canvas made of four pictures")
@@ -271,7 +273,7 @@ def prediction_parser(manual, batch_size):
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--batch-size", type=number(int, 1), default=batch_size, metavar="N",
         help="pictures, frames or tiles at a time")
-    add("--min-size", type=number(int, 1), **pixels,
+    add("--min-size", type=number(int, 1, LARGEST_SIDE), **pixels,
         help="shorter side of the network's input, which sees whole pictures then (default: the checkpoint's)")
     add("--max-size", type=number(int, 1), **pixels,
         help="longest allowed longer side, of whole pictures (default: the checkpoint's, or five thirds of a larger --min-size)")

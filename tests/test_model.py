@@ -201,6 +201,15 @@ def test_overlapping_boxes_of_one_class_are_suppressed_and_of_two_classes_are_no
     assert len(one["boxes"]) == 1 and two["labels"].tolist() == [0, 1]
 
 
+def test_overlap_is_that_of_the_boxes_also_where_there_are_a_thousand_classes():
+    # 8 px wide and 2.05 px apart: an IoU of .592 under a threshold of .6. Moved by class 1202 in float32 they were 2 px apart, .6 and more.
+    outputs = {"cls_logits": torch.full((1, 2, 1203), -9.0), "ltrb": torch.tensor([[[4, 4, 4, 4], [9.95, 4, -1.95, 4]]]), "quality_logits": torch.full((1, 2), 9.0)}
+    outputs["cls_logits"][0, :, 1202] = torch.tensor([2.0, 1.0])
+    locations = torch.tensor([[1204.09375, 704], [1212.09375, 704]])
+    (found,) = detect(outputs, locations, torch.ones(2), [2], torch.tensor([[1000, 2000]]), FCOSConfig(num_classes=1203))
+    assert found["boxes"].flatten().tolist() == pytest.approx([1200.09375, 700, 1208.09375, 708, 1202.14375, 700, 1210.14375, 708])
+
+
 def test_detection_equals_the_slow_obvious_way():
     torch.manual_seed(3)
     sizes, config = [(6, 8), (3, 4)], FCOSConfig(num_classes=3, levels=3, pre_nms_top_k=20, max_detections=15)

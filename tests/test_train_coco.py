@@ -101,8 +101,8 @@ def test_explicit_files_win_over_the_folder_and_val_may_be_none(trained, tmp_pat
     (["--data", "{tmp}/nowhere"], "nowhere: no such folder"),
     (["--train-json", "{data}/annotations/instances_train2017.json"], "--train-json and --train-images go together, the second is missing"),
     (["--val-images", "{data}/val2017"], "--val-json and --val-images go together, the first is missing"),
-    (["--min-size", "80-64"], "--min-size: is 80-64, must be a size of 1 px or more, or a range LOW-HIGH of them"),
-    (["--min-size", "big"], "--min-size: is big, must be a size of 1 px or more"),
+    (["--min-size", "80-64"], "--min-size: is 80-64, must be a size of 1 to 65535 px, or a range LOW-HIGH of them"),
+    (["--min-size", "big"], "--min-size: is big, must be a size of 1 to 65535 px"),
     (["--train-json", "{tmp}/recipe.yaml", "--train-images", "{data}/train2017"], "recipe.yaml: cannot be read as JSON"),
 ])
 def test_a_mistake_ends_in_one_sentence(flags, sentence, trained, tmp_path, capsys):
