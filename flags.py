@@ -45,19 +45,19 @@ MODEL_FLAGS = {
     "focal_alpha": ("focal_alpha", 0.25, number(float, 0, 1), "weight of positives in the loss of the classes"),
     "focal_gamma": ("focal_gamma", 2.0, number(float, 0), "how much less easy locations count in it: 0, or 1 or more"),
     "score_threshold": ("score_threshold", 0.05, number(float, 0, 1), "lowest score of a candidate"),
-    "threshold_on": ("threshold_on", "cls", ("cls", "score"), "it is compared with the class score, or with the final one"),
-    "score_rule": ("score_rule", "sqrt", ("sqrt", "product"), "the final score: class score times quality, or the root of it"),
+    "threshold_on": ("threshold_on", "cls", ("cls", "score"), "--score-threshold is compared with the class score, or with the final one"),
+    "score_rule": ("score_rule", "sqrt", ("sqrt", "product"), "the final score: root of class score times quality, or the product itself"),
     "rank_by": ("rank_by", "score", ("score", "cls"), "what the best candidates are chosen by"),
     "anchor_scale": ("anchor_scale", 8.0, number(float, 0.5, 64), "side of the anchors of a level, in strides"),
     "proposals": ("proposals", 1000, number(int, 1), "proposals of a level before NMS and of a picture after it"),
-    "training_proposals": ("training_proposals", 2000, number(int, 1), "the same in training"),
+    "training_proposals": ("training_proposals", 2000, number(int, 1), "--proposals in training"),
     "rpn_samples": ("rpn_samples", 256, number(int, 1), "anchors of a picture that the losses look at"),
     "roi_samples": ("roi_samples", 512, number(int, 1), "proposals of a picture that the losses look at"),
     "roi_levels": ("roi_levels", "size", ("size", "own"), "a proposal's features come from the level of its size, or from its own"),
     "box_channels": ("box_channels", 1024, number(int, 1), "channels of the two layers of the second stage"),
     "box_refinement": ("box_refinement", True, switch, "the second stage moves the boxes too"),
     "pre_nms_top_k": ("pre_nms_top_k", 1000, number(int, 1), "candidates before NMS"),
-    "top_k_scope": ("top_k_scope", "level", ("level", "picture"), "so many a level, or a picture"),
+    "top_k_scope": ("top_k_scope", "level", ("level", "picture"), "--pre-nms-top-k counts for each level, or for the whole picture"),
     "candidates": ("candidates", "pairs", ("pairs", "argmax"), "every class of a location, or its best one only"),
     "nms_iou_threshold": ("nms_iou_threshold", None, number(float, 0, 1), "overlap above which the lower score goes; if not given 0.6, with two stages 0.5"),
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
@@ -109,9 +109,9 @@ def _add_incomplete_label_flags(parser):
     add("--teacher", default="none", metavar="none|ema|FILE", help="fills the holes of the labels at each step: ema, the averaged weights; or the "
         "detector of FILE, trained on the same labels, and from .6 of the run on the averaged weights; "
         "and the network learns from a strong view of the same picture")
-    add("--burn-in", type=number(float, 0, 1), default=0.25, metavar="SHARE", help="of the run, before the first box of --teacher ema")
+    add("--burn-in", type=number(float, 0, 1), default=0.25, metavar="SHARE", help="share of the run before --teacher ema adds its first box")
     add("--keep-rate", type=number(float, 0.01, 1), metavar="SHARE",
-        help="of the objects that are labelled, where that is known (default: estimated)")
+        help="share of all objects that carry a label, where it is known (default: estimated)")
     add("--strong-view", type=switch, metavar="on|off",
         help="train on pictures of stronger colours and with erased patches (default: on with a teacher)")
 
@@ -124,14 +124,14 @@ def add_training_flags(parser, data, runs):
     add, count, share = data.add_argument, number(int, 1), number(float, 0, 1)
     add("--skip-bad", action="store_true", help="leave out unreadable pictures and impossible boxes, and say which, instead of stopping")
     add("--workers", type=number(int, 0), default=min(8, max(1, (os.cpu_count() or 2) - 1)), metavar="N",
-        help="loading processes; 0: the main one loads")
+        help="loading processes of each training process: one less than there are cores, at most 8; 0: the main one loads")
 
     _add_model_flags(parser)
 
     add = parser.add_argument_group("what the network sees").add_argument
     add("--min-size", type=size_or_range, nargs="+", default=[480], metavar="PX",
         help="shorter side; several, or a range like 640-800: one is drawn for each batch")
-    add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size; that of a recipe grows with a larger --min-size)")
+    add("--max-size", type=count, metavar="PX", help="longest side (default: five thirds of the largest --min-size; so much at least where a recipe sets it and --min-size is given)")
     add("--crop", type=number(int, 32, LARGEST_SIDE), metavar="PX", help="train on squares of PX at full resolution (small objects in large pictures); without "
         "--min-size this is --tile too")
     add("--zoom", type=number(float, 0.1, 10), nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"), help="random magnification, in times")
@@ -156,12 +156,12 @@ def add_training_flags(parser, data, runs):
     add("--clip", type=number(float, 0), default=35.0, metavar="X", help="largest gradient norm; 0: no clipping")
     add("--normalizer-momentum", type=share, default=0.0, metavar="X", help="losses are divided by the running mean of their counts, of which "
         "each step keeps this share; 0: by those of the step")
-    add("--normalizer-floor", type=number(float, 0), default=0.0, metavar="X", help="and by no less than X a picture; about 8, the locations of one "
-        "small object, keep steps with few labels from being as large as others")
+    add("--normalizer-floor", type=number(float, 0), default=0.0, metavar="X", help="losses are divided by at least X a picture; about 8, the "
+        "locations of one small object, keep steps with few labels from being as large as others")
     add("--ema", type=share, default=0.998, metavar="X", help="decay of the averaged weights; 0: none")
     add("--amp", default="auto", choices=["auto", "bf16", "fp16", "off"], help="mixed precision; auto: bf16 or fp16 on CUDA, off on the CPU")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="one seed, one run")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="of all random numbers: the same seed repeats the run")
     add("--eval-every", type=count, default=1, metavar="EPOCHS", help="evaluate every so many epochs, and after the last")
     add("--max-steps", type=count, metavar="N", help="stop after so many steps, counted from the run's beginning; --resume goes on")
 
@@ -170,7 +170,7 @@ def add_training_flags(parser, data, runs):
     add = parser.add_argument_group("run").add_argument
     add("--config", metavar="FILE", help="YAML file of flags; flags on the command line win")
     add("--output", metavar="DIR", help=f"run folder (default: checkpoint/{runs}-N)")
-    add("--resume", nargs="?", const="newest", metavar="FILE", help="a last.pth to go on with, with its flags (default: the newest of this command below checkpoint/)")
+    add("--resume", nargs="?", const="newest", metavar="FILE", help="go on with this last.pth and its flags; without FILE with the newest run of this command below checkpoint/")
 
 
 def read_training_flags(parser, argv, checkpoints, before=()):

@@ -7,7 +7,7 @@
     python train_voc.py --data VOC2007 VOC2012 --train-split train trainval --val-data VOC2007      a list for each folder
     python train_voc.py --config configs/demo.yaml          a recipe file: the flags of a published number
     python train_voc.py --resume                            the newest run of this command below checkpoint/ goes on
-    python train_voc.py --data my_pictures --teacher ema    labels with holes: the averaged network fills them
+    python train_voc.py --data my_pictures --teacher checkpoint/voc-1/last.pth      labels with holes: a first run on them fills these
 
 One GPU of several: --device cuda:1. All of one machine: the same command (DataParallel; CUDA_VISIBLE_DEVICES=0,1 shows it two), or one process each, which is faster:
     torchrun --nproc-per-node 4 train_voc.py --data my_pictures
@@ -35,8 +35,8 @@ def build_parser() -> Parser:
     add("--train-split", nargs="+", default=["auto"], metavar="S", help="list in ImageSets to train on, one for all folders or one for each; "
         "all: every XML file; auto: train, or all where there are no lists")
     add("--val-data", nargs="+", metavar="DIR", help="folders to evaluate on, where they are others than --data")
-    add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; all: every XML file; auto: val if there are train "
-        "and val and train is trained on, else none; of --val-data val, or all where there are no lists")
+    add("--val-split", default="auto", metavar="S", help="list to evaluate on; none: no evaluation; all: every XML file; auto: val, if the lists train "
+        "and val exist and train is trained on, else none; with --val-data its val, or all where it has no lists")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
     add_training_flags(parser, data, "voc")
     return parser

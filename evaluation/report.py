@@ -8,8 +8,8 @@ from evaluation.voc_ap import IOU_THRESHOLDS, area_ap, best_threshold, class_cur
 from util.boxes import xyxy_to_xywh
 from util.masks import paste_as_rle
 
-PROTOCOL = ("PASCAL VOC: IoU >= 0.5, difficult objects neither hit nor miss; mAP is the area under the curve "
-            "(VOC2010+), voc07 the 11-point mean, mAP_50_95 the mean area at IoU 0.50, 0.55 .. 0.95")
+PROTOCOL = ("PASCAL VOC: IoU >= 0.5, difficult objects neither hit nor miss; mAP (AP50) is the area under the "
+            "curve (VOC2010+), voc07 (AP50-07) the 11-point mean, mAP_50_95 (AP50-95) the mean area at IoU 0.50, 0.55 .. 0.95")
 # row key, heading, format
 COLUMNS = (("pictures", "pictures", "d"), ("objects", "objects", "d"), ("difficult", "difficult", "d"),
            ("detections", "detections", "d"), ("precision", "P", ".3f"), ("recall", "R", ".3f"), ("f1", "F1", ".3f"),

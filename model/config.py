@@ -178,7 +178,7 @@ class RCNNConfig(NetworkConfig):
     rpn_iou           of an anchor with its object: background below the first, positive from the second on
     rpn_samples       anchors a picture that the RPN's losses look at, rpn_positives of them positive at most
     rpn_nms_iou       above which the proposal of the lower objectness goes
-    proposals         this many of each level before NMS, and of the picture after it; training_proposals: the same in training
+    proposals         this many of each level before NMS, and of the picture after it; training_proposals: those in training
     roi_levels        a proposal's features come from the level that its "size" tells, or from its "own"
     roi_size          of these features
     roi_iou           of a proposal with its object, from which on it is positive

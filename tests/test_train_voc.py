@@ -645,7 +645,7 @@ def test_help_tells_each_flag_with_its_default_and_imports_nothing_heavy():
     parser = train_voc.build_parser()
     text = " ".join(parser.format_help().split())
     assert all(action.help for action in parser._actions) and "default: None" not in text and "default: False" not in text
-    for words_of_it in ("(default: 480)", "(default: 1.0 1.0)", "one seed, one run (default: 0)", "(default: foreign_object_dataset)"):
+    for words_of_it in ("(default: 480)", "(default: 1.0 1.0)", "the same seed repeats the run (default: 0)", "(default: foreign_object_dataset)"):
         assert words_of_it in text.replace(os.path.relpath(ROOT / "foreign_object_dataset"), "foreign_object_dataset")
     code = "import sys, train_voc; train_voc.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0

@@ -3,7 +3,7 @@
     python tools/export_onnx.py checkpoint/voc-1/best.pth detector.onnx          NMS is left to the caller
     python tools/export_onnx.py checkpoint/voc-1/best.pth detector.onnx --nms    NMS inside
     python tools/export_onnx.py best.pth detector.onnx --pictures my_pictures    checked on pictures that show its objects
-    python tools/detect_onnx.py detector.onnx photo.jpg drawn.jpg                uses it, in forty lines and without torch
+    python tools/detect_onnx.py detector.onnx photo.jpg drawn.jpg                uses it, without torch
 
     in    images       uint8 [B, 3, H, W]   RGB, padded right and bottom; H and W are multiples of 32
           image_sizes  int64 [B, 2]         (h, w) before padding

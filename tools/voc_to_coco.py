@@ -7,7 +7,7 @@ The json refers to the pictures where they are; what it needs as --images is sai
 pictures, and the list ImageSets/Main/SPLIT.txt; another call may add another split to it.
 
 Boxes are the same edges in both: xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1. A difficult object keeps its flag in a
-field `difficult` that the data room here reads and other tools pass over (iscrowd would make it a region that is not trained
+field `difficult` that dataset/coco.py reads and other tools pass over (iscrowd would make it a region that is not trained
 on); a crowd becomes an object with <iscrowd>1</iscrowd>, which other tools take for an ordinary one, and <difficult>1</difficult>.
 A pseudo label keeps its ispseudo, weight and zone, but not score and p_real, which training does not use.
 So a set and its conversion have the same targets, there and back; what VOC has no place for is lost: masks and their areas,
