@@ -54,6 +54,39 @@ def test_lists_of_a_folder_hold_each_picture_once_and_copies_together(tmp_path, 
     assert {name: path.read_bytes() for name, path in find_splits(data).items()} == before
 
 
+def test_new_pictures_are_added_and_what_is_listed_stays(tmp_path, capsys):
+    data = folder(tmp_path, ["disc"] * 20)
+    assert "has no list 'train' in ImageSets to --add to" in refusal(main, [data, "--add"], capsys)
+    main([str(data), "--val", "0.2", "--test", "0.1"])
+    before = {name: read_split(path) for name, path in find_splits(data).items()}
+    assert "--val and --test do not go with it" in refusal(main, [data, "--add", "--val", "0.2"], capsys)
+    lists = data / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text(list_text(before["train"] + before["val"]))
+    folder(tmp_path, ["disc"] * 20 + ["slab"] * 20)                         # p18 is another picture now, and p38 and p39 are copies
+    for copy, of in (("p20", before["test"][0]), ("p21", before["val"][0])):
+        (data / "JPEGImages" / f"{copy}.png").write_bytes((data / "JPEGImages" / f"{of}.png").read_bytes())
+    (lists / "dev.txt").write_text("p22\n")
+    main([str(data), "--add"])
+    after = {name: read_split(path) for name, path in find_splits(data).items()}
+    assert all(after[name][:len(ids)] == ids for name, ids in before.items()) and after["dev"] == ["p22"]
+    assert "p20" in after["test"] and "p21" in after["val"]
+    assert sorted(after["train"] + after["val"] + after["test"], key=lambda id: int(id[1:])) == [f"p{number}" for number in range(40) if number != 22]
+    assert {name: len(ids) for name, ids in after.items()} == {"train": 27, "val": 8, "test": 4, "trainval": 35, "dev": 1}
+    assert {*after["trainval"]} == {*after["train"], *after["val"]}
+    assert "train 14 + 13, val 4 + 4, test 2 + 2, trainval 18 + 17" in capsys.readouterr().out
+    main([str(data), "--add"])
+    assert {name: read_split(path) for name, path in find_splits(data).items()} == after and "train 27 + 0" in capsys.readouterr().out
+
+
+def test_a_class_that_only_new_pictures_show_goes_to_train_first(tmp_path):
+    data = folder(tmp_path, ["disc"] * 10)
+    main([str(data), "--val", "0.4", "--test", "0"])
+    (data / "JPEGImages" / "new.png").write_bytes((data / "JPEGImages" / "p0.png").read_bytes() + b" ")
+    (data / "Annotations" / "new.xml").write_text(XML.format("slab"))
+    main([str(data), "--add"])
+    assert "new" in read_split(data / "ImageSets" / "Main" / "train.txt")
+
+
 def test_no_list_for_a_share_of_nothing(tmp_path):
     main([str(folder(tmp_path, ["disc"] * 10)), "--test", "0", "--val", "0.2"])
     assert {name: len(read_split(path)) for name, path in find_splits(tmp_path).items()} == {"train": 8, "val": 2}
