@@ -175,7 +175,7 @@ class Detector:
         path, checkpoint = chosen_checkpoint(args, HERE / "checkpoint")
         self.classes = checkpoint["classes"]
         self.threshold = getattr(args, "score_threshold", checkpoint["score_threshold"])
-        self.batch_size = args.batch_size
+        self.batch_size = 1 if "webcam" in args else args.batch_size        # a camera does not wait
         self.loader_options = input_sizes(args, checkpoint) | {
             "overlap": args.overlap, "batch_size": args.batch_size, "pin_memory": self.device.type == "cuda"}
         config = checkpoint["config"]
@@ -184,9 +184,9 @@ class Detector:
         self.network = load_model(config, checkpoint["model"], self.device)
         print(f"{path} ({', '.join(self.classes)}), score threshold {self.threshold:g}, {self.device}")
 
-    def __call__(self, frames, batch_size=None):
+    def __call__(self, frames):
         for _, alike in groupby(frames, key=lambda frame: frame[1].shape[1] > frame[1].shape[2]):  # upright ones apart
-            while chunk := list(islice(alike, batch_size or self.batch_size)):
+            while chunk := list(islice(alike, self.batch_size)):
                 yield from self.detect(chunk)
 
     def detect(self, frames):
@@ -265,11 +265,11 @@ def detect_video(source, path, target, detector, args, entries, failed):
 
     from dataset.video import VideoReader, VideoWriter, show
 
-    first, batch_size, wanted = len(entries), 1 if isinstance(source, int) else args.batch_size, True
+    first, wanted = len(entries), True
     try:
         with VideoReader(source) as video, VideoWriter(target, video.rate) as writer:
             bar = tqdm(video, desc=str(path), total=video.count, unit="frame", dynamic_ncols=True)
-            for image, entry in detector(((path, frame) for frame in bar), batch_size):
+            for image, entry in detector((path, frame) for frame in bar):
                 entries.append(entry | {"frame": len(entries) - first, "drawn": os.path.abspath(target)})
                 drawn = detector.draw(image, entry)
                 writer.write(drawn)

@@ -66,7 +66,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         state = resumed["training"]
         run.say("nothing is left to do: its epochs are through; a larger --epochs goes on" if through else
                 f"goes on in epoch {state['epoch'] + 1} with step {state['step'] + 1} of {flags.epochs * len(loader)}")
-    save_sample(loader, train_set.classes, folder, run)
+    save_sample(loader, train_set.classes, run)
 
     started = time.perf_counter()
     judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device, options.amp) if val_set else None
@@ -74,7 +74,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
         best = fit(network, loader, judge, run, options, device, checkpoint, resumed,
                    *incomplete_labels(flags, len(train_set.classes), first_teacher, run))
     except KeyboardInterrupt:
-        run.say(f"interrupted; --resume {folder / 'last.pth'} goes on")
+        run.say(f"interrupted; --resume {folder / 'last.pth'} goes on" if (folder / "last.pth").exists() else "interrupted before its first checkpoint")
         leave_process_group()
         raise
     run.say(f"trained in {(time.perf_counter() - started) / 60:.1f} minutes; best.pth and last.pth are in {folder}")
@@ -229,7 +229,7 @@ def show_training(run: RunLog, best: dict) -> None:
     plot_training(run.folder / "metrics.csv", run.folder / "training.png")
 
 
-def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
+def save_sample(loader, classes: list, run: RunLog) -> None:
     """train_batch.jpg: the first batch as the network sees it, with its boxes, and masks if it learns them; dashed what is to be ignored."""
     if not run.active:
         return
@@ -242,4 +242,4 @@ def save_sample(loader, classes: list, folder: Path, run: RunLog) -> None:
             boxes, masks = (batch[name][row][shown] if name in batch else None for name in ("boxes", "masks"))
             picture = draw_detections(picture, boxes, [classes[label] for label in labels[shown]], classes=classes, masks=masks, dashed=dashed)
         pictures.append(picture)
-    grid(pictures, columns=4, side=max(batch["images"].shape[-2:])).save(folder / "train_batch.jpg", quality=88)
+    grid(pictures, columns=4, side=max(batch["images"].shape[-2:])).save(run.folder / "train_batch.jpg", quality=88)

@@ -35,7 +35,7 @@ class Augment:
     around_object           share of zoomed-in windows and crops that are laid around a random object
     mosaic                  probability that the canvas is divided among four pictures
     Objects of which less than 0.3 stays in view, or less than 2 px of a side, are dropped with all their fields; of a
-    region or zone to ignore whatever stays counts.
+    region or zone to ignore any share counts, of 2 px or more a side.
     All randomness is drawn from rng (random.Random). The order is fixed: one rng state, one result.
     """
 

@@ -128,6 +128,8 @@ def _opened(path):
             yield image
     except FileNotFoundError:
         raise ValueError(f"{path}: no such picture") from None
+    except MemoryError:         # not the picture's fault
+        raise
     except Image.UnidentifiedImageError:
         raise ValueError(f"{path}: is no picture of a known kind") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, DecompressionBombError, ...
@@ -169,7 +171,7 @@ def natural_order(path):
 
 def flat_name(id: str) -> str:
     """An id, which may be a path with folders or a drive, as the name of one file, without suffix: of a long one the last 200 bytes."""
-    return re.sub(r"[/\\:]", "_", id.strip("/")).encode()[-200:].decode(errors="ignore")
+    return re.sub(r"[/\\:]", "_", id.strip("/")).encode(errors="ignore")[-200:].decode(errors="ignore")
 
 
 def flat_names(ids):

@@ -134,7 +134,7 @@ def list_members(folder, split=None):
     problems, notes = [], []
     if split is None:
         where, ids = annotations, sorted(xmls, key=natural_order)
-        if len(unlabelled := pictures.keys() - xmls.keys()):
+        if unlabelled := pictures.keys() - xmls.keys():
             example = min(unlabelled, key=natural_order)
             notes.append(f"{folder}: {len(unlabelled)} pictures have no XML and are left out, {example} for example")
     else:

@@ -8,8 +8,9 @@ model            state dict for inference (the averaged weights where the run ke
 classes          names, in label order
 input            {"min_size": px, "max_size": px, "tile": px or None}: how pictures are brought to the network
 score_threshold  detect.py's default
-metrics          the newest evaluation, {} before the first
-flags            every flag of the run;  versions, commit: of what made it
+versions, commit of what made it
+
+and that of a run: metrics, the newest evaluation, {} before the first; flags, every flag.
 """
 import argparse
 import functools
@@ -86,7 +87,7 @@ def newest_run(folder: Path, flags) -> Path:
     command have. Raises ValueError when there is none, and where a newer run was broken off before its first checkpoint."""
     def age(path):
         return path.stat().st_mtime
-    configs = [path for path in folder.glob("*/config.yaml") if _flags_of(path.parent) and _flags_of(path.parent) <= {*flags}]
+    configs = [path for path in folder.glob("*/config.yaml") if (known := _flags_of(path.parent)) and known <= {*flags}]
     runs = [path.with_name("last.pth") for path in configs if path.with_name("last.pth").exists()]
     if not runs:
         raise ValueError(f"{folder}: holds no run to resume (no */last.pth beside a config.yaml of this command)")

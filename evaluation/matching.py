@@ -117,8 +117,8 @@ def match(partners: Partners, iou_threshold: float) -> tuple[np.ndarray, np.ndar
 
 
 def confusion_matrix(detections: dict, ground_truth: dict, num_classes: int,
-                     score_threshold: float | None = None, iou_threshold: float = 0.5) -> np.ndarray:
-    """How often an object of one class was found as another.
+                     score_threshold: float | None = None) -> np.ndarray:
+    """How often an object of one class was found as another, at IoU 0.5.
 
     score_threshold  detections below it do not exist; None keeps all
     returns          int64 [C + 1, C + 1]: row = class of the object, column = class of the detection;
@@ -129,7 +129,7 @@ def confusion_matrix(detections: dict, ground_truth: dict, num_classes: int,
     object.
     """
     partners = find_partners(detections, ground_truth, num_classes)
-    hit, neither = match(partners, iou_threshold)
+    hit, neither = match(partners, 0.5)
     kept = partners.scores >= score_threshold if score_threshold is not None else np.ones_like(hit)
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     hits = partners.labels[hit & kept]
@@ -144,7 +144,7 @@ def confusion_matrix(detections: dict, ground_truth: dict, num_classes: int,
         own = (torch.from_numpy(part[start:stop]) for part in (partners.gt_boxes, partners.gt_crowd))
         iou = overlaps(torch.from_numpy(partners.boxes[rows]), *own).numpy()
         for label, overlap in zip(partners.labels[rows], iou, strict=True):
-            reached = overlap >= iou_threshold
+            reached = overlap >= 0.5
             if (reached & partners.gt_difficult[start:stop]).any():
                 continue
             open_rows = np.flatnonzero(reached & free[start:stop] & (partners.gt_labels[start:stop] != label))

@@ -188,7 +188,7 @@ def numbers(cells: list) -> np.ndarray | None:
 
 
 def panel_of(column: str) -> str:
-    if "loss" in column or column in ("cls", "reg", "quality"):
+    if "loss" in column or column in ("cls", "reg", "quality", "objectness", "rpn_reg", "mask"):
         return "losses"
     if column == "lr":
         return "learning rate"

@@ -59,7 +59,6 @@ def best_threshold(curves: list[Curve]) -> dict:
              highest threshold. A class without detections above it has precision 0. All 0 and threshold None where
              nothing is ever hit.
     """
-    nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "threshold": None}
     thresholds = np.unique(np.concatenate([curve.scores for curve in curves]))[::-1]
     means = np.zeros((3, len(thresholds)))
     for curve in curves:
@@ -69,7 +68,7 @@ def best_threshold(curves: list[Curve]) -> dict:
         f1 = 2 * recall * curve.objects / (count + curve.objects)
         means += np.stack([precision, recall, f1]) / len(curves)
     if not means.any():
-        return nothing
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0, "threshold": None}
     best = means[2].argmax()
     precision, recall, f1 = means[:, best].tolist()
     return {"precision": precision, "recall": recall, "f1": f1, "threshold": float(thresholds[best])}

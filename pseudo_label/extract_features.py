@@ -14,7 +14,6 @@ A feature is the mean over a box of one level of the pyramid: the first on which
 last. Features of different teachers lie in different spaces. --no-features leaves features.npz out.
 """
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -39,20 +38,19 @@ def watched_pyramid(network):
         handle.remove()
 
 
-def box_features(pyramid: list, boxes, height: int):
+def box_features(pyramid: list, boxes, strides: tuple):
     """float16 [n, channels] of length 1 (or 0, where the features are) on the CPU.
 
     pyramid   [[channels, h, w]] of one picture, from fine to coarse
     boxes     float32 [n, 4]  xyxy, input pixels; n may be 0
-    height    of the padded input, px, which gives the strides
+    strides   of its levels
     """
     import torch
     from torchvision.ops import roi_align
-    strides = torch.tensor([2.0 ** round(math.log2(height / level.shape[1])) for level in pyramid])
     longer = (boxes[:, 2:] - boxes[:, :2]).amax(1)
-    places = (longer[:, None] > CELLS * strides).sum(1).clamp(max=len(pyramid) - 1)
+    places = (longer[:, None] > CELLS * torch.tensor(strides)).sum(1).clamp(max=len(pyramid) - 1)
     features = torch.zeros(len(boxes), pyramid[0].shape[0])
-    for place, (level, stride) in enumerate(zip(pyramid, strides.tolist(), strict=True)):
+    for place, (level, stride) in enumerate(zip(pyramid, strides, strict=True)):
         own = places == place
         if own.any():
             pooled = roi_align(level[None].float(), [boxes[own].to(level.device)], POOLED, 1 / stride, sampling_ratio=2, aligned=True)
@@ -144,10 +142,10 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
         for batch, infos in tqdm(loader, desc=f"teacher {teacher}", unit="batch", dynamic_ncols=True):
             outputs = detect_batch(network, batch, device)
             for row, (output, info, size) in enumerate(zip(outputs, infos, batch["image_sizes"], strict=True)):
-                levels, height = [level[row] for level in pyramid[0]], batch["images"].shape[-2]
+                levels = [level[row] for level in pyramid[0]]
                 image_id = image_of[info["image_id"]]["id"]
                 inside = map_boxes(boxes_of(labels_of[image_id]).float(), info["window"], (0, 0, *size.flip(0).tolist()))
-                pooled = [box_features(levels, boxes, height) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
+                pooled = [box_features(levels, boxes, network.config.strides) if features else no_features for boxes in (output["boxes"].cpu(), inside)]
                 entries = detections_of(output, map_to_picture(output, info, size)["boxes"], info["orig_size"], image_id, teacher,
                                         network.config, [category_ids[name] for name in checkpoint["classes"]])
                 yield image_id, (entries, pooled[0]), (teacher, pooled[1])

@@ -31,6 +31,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import train_coco
 from pseudo_label.labels import Labels, add_place, missing_labels, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, refuse_bias, sidecar_of
@@ -64,8 +65,6 @@ class Experiment:
 
     def __init__(self, folder: Path, images: Path, test: tuple, seed: int, flags: argparse.Namespace, words: list):
         self.folder, self.images, self.test, self.seed, self.flags, self.words = folder, images, test, seed, flags, words
-        import train_coco
-        self.command = train_coco
         self.settings = train_coco.parse_flags(words)[0]
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -77,9 +76,9 @@ class Experiment:
         elif (run / "last.pth").exists():
             stop = ["--max-steps", str(self.settings.max_steps)] if self.settings.max_steps else []     # no run takes it from its checkpoint
             where = ["--device", self.settings.device, "--workers", str(self.settings.workers)]     # which may be others by now
-            self.command.run(["--resume", str(run / "last.pth"), *where, *stop])
+            train_coco.run(["--resume", str(run / "last.pth"), *where, *stop])
         else:
-            self.command.run([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
+            train_coco.run([*self.words, "--train-json", str(labels), "--train-images", str(self.images), "--val-json", "none",
                               "--seed", str(self.seed), *extra, "--output", str(run)])
         return run / "last.pth"
 
@@ -121,7 +120,7 @@ class Experiment:
         found, path = self.folder / f"found-{name}", self.folder / f"pseudo-{name}.json"
         device, batch_size, workers = (getattr(self.settings, name) for name in ("device", "batch_size", "workers"))
         self.once(found / "detections.json", lambda: write_found(*extract(
-            contents, self.images, teachers_of(contents, teachers, folds), device, batch_size, workers), found))
+            contents, self.images, teachers_of(contents, teachers, folds), device, batch_size, workers, features=False), found, features=False))
 
         def choose():
             detections = read_detections(found / "detections.json", contents)
@@ -184,8 +183,7 @@ def predict_test(file: Path, dataset, settings: argparse.Namespace) -> list:
 
 def refuse_own_flags(settings: argparse.Namespace, arms: list) -> None:
     """Raises ValueError for a flag of training, also one of its --config, that the arms or the experiment set themselves or cannot do with."""
-    from train_coco import parse_flags
-    defaults = parse_flags([])[0]
+    defaults = train_coco.parse_flags([])[0]
     for name in OWN_FLAGS:
         if getattr(settings, name) != getattr(defaults, name):
             raise ValueError(f"--{name.replace('_', '-')} {getattr(settings, name)}: is set by the experiment itself; it must not stand "
@@ -253,8 +251,7 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     words = [*words, "--skip-bad"] if flags.skip_bad else words
     flags.arms, flags.seeds = (list(dict.fromkeys(part)) for part in (flags.arms, flags.seeds))
     refuse_bias(flags.protocol, flags.bias)
-    from train_coco import parse_flags
-    settings = parse_flags(words)[0]
+    settings = train_coco.parse_flags(words)[0]
     refuse_own_flags(settings, flags.arms)
     for doubt in doubts(settings):
         print(f"note: {doubt}")
@@ -269,7 +266,7 @@ def run(flags: argparse.Namespace, words: list) -> dict:
     settle(output, {name: value for name, value in vars(flags).items() if name not in ("arms", "output", "seeds", *PLACES)}
            | {f"sha256 of the labels to {what}": digest(labels) for what, labels in (("train on", full), ("judge on", test))}
            | {f"training {name}": value for name, value in vars(settings).items() if name not in (*OWN_FLAGS, *ANYWHERE)},
-           {f"training {name}": value for name, value in vars(parse_flags([])[0]).items()})
+           {f"training {name}": value for name, value in vars(train_coco.parse_flags([])[0]).items()})
     for labels, name in ((full, "train"), (test, "test")):
         write_labels(labels.contents, output / f"{name}.json", labels.images, labels.split)
 

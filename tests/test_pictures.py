@@ -253,3 +253,10 @@ def test_pictures_without_annotations(tmp_path):
 def test_an_id_is_one_file_name_on_every_system():
     assert [flat_name(id) for id in ("0001", "/data/VOC/a.b", "C:/data/1", "a\\b")] == ["0001", "data_VOC_a.b", "C__data_1", "a_b"]
     assert flat_name("/data/" + "ä" * 300 + "/7") == "ä" * 99 + "_7"         # 200 bytes; a file name may have 255
+    assert flat_name("sub/b\udce4r") == "sub_br"                               # a name that is not UTF-8
+
+
+def test_a_full_memory_is_not_the_pictures_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda path: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        read_picture(tmp_path / "a.png")

@@ -28,7 +28,8 @@ class WithPyramid(ColourNetwork):
 
     def __init__(self, config):
         super().__init__(config)
-        self.fpn = nn.ModuleList([nn.AvgPool2d(8), nn.AvgPool2d(16)])
+        self.config.strides = (8, 16)
+        self.fpn = nn.ModuleList(nn.AvgPool2d(stride) for stride in self.config.strides)
         self.fpn.forward = lambda images: [pool(images) for pool in self.fpn]
 
     def forward(self, images, image_sizes):
@@ -51,11 +52,11 @@ def test_a_pooled_feature_is_that_of_the_level_of_its_size():
     levels[0][0], levels[1][1], levels[2][:] = 3, 5, 1
     levels[0][1, 0, 0] = 100                                                              # outside all boxes
     boxes = torch.tensor([[100.0, 100, 228, 120], [100, 100, 229, 120], [0, 0, 256, 256], [100, 100, 101, 101], [-900, 0, 900, 256]])
-    features = extract_features.box_features(levels, boxes, 256)
+    features = extract_features.box_features(levels, boxes, (8, 16, 32))
     assert features.dtype == torch.float16 and features.shape == (5, 2)
     diagonal = math.sqrt(0.5)
     assert torch.allclose(features.float(), torch.tensor([[1, 0], [0, 1], [0, 1], [1, 0], [diagonal, diagonal]]), atol=1e-3)
-    assert extract_features.box_features(levels, torch.zeros(0, 4), 256).shape == (0, 2)
+    assert extract_features.box_features(levels, torch.zeros(0, 4), (8, 16, 32)).shape == (0, 2)
 
 
 def test_class_score_and_quality_stand_apart_and_make_the_score(tmp_path):

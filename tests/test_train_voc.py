@@ -663,8 +663,7 @@ def test_the_flags_of_the_network_are_its_config_fields_with_the_same_choices_an
     assert {field: default for field, (default, _) in fields.items()} == {field: own.get(field, config[field]) for field in fields}
     of_the_weights = {"backbone_freeze", "stride_in_1x1", "pixel_order"}
     for field, choices in CHOICES.items():
-        kind = fields[field][1] if field not in of_the_weights else choices
-        assert kind == choices or kind is switch and set(choices) == {True, False}, field
+        assert field in of_the_weights or fields[field][1] is (switch if set(choices) == {True, False} else choices), field
     assert not {field for preset in PRESETS.values() for field in preset} - {*fields}
 
 

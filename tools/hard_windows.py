@@ -64,8 +64,8 @@ def read_json(path: Path):
         raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
 
 
-def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int, int]) -> tuple[int, int, bool]:
-    """Writes the folder; returns how many pictures had false alarms, how many windows there are, and whether their coordinates start at 0. Raises ValueError where there are none."""
+def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int, int]) -> tuple[int, int, dict]:
+    """Writes the folder; returns how many pictures had false alarms, how many windows there are, and the metrics.json. Raises ValueError where there are none."""
     from PIL import Image
 
     from dataset.augment import show
@@ -102,7 +102,7 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     if not names:
         raise ValueError(f"{evaluated}: has no false alarm of score {score_threshold:g} or more in {len(dataset)} pictures")
     (output / "ImageSets/Main/train.txt").write_text(list_text(names), encoding="utf-8")
-    return pictures, len(names), zero_based
+    return pictures, len(names), metrics
 
 
 def main(argv: list | None = None) -> None:
@@ -117,12 +117,11 @@ def main(argv: list | None = None) -> None:
         from dataset.voc_folder import find_splits
         if flags.output.exists():
             raise ValueError(f"--output {flags.output}: is there already; name another folder")
-        pictures, windows, zero_based = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]))
-        metrics = read_json(flags.found / "metrics.json")
+        pictures, windows, metrics = cut(flags.found, flags.output, flags.score_threshold, (flags.size[1], flags.size[0]))
         if metrics["split"] == "all" and (lists := {"val", "test"} & {name for folder in metrics["data"] for name in find_splits(folder)}):
             print(f"note: windows of the pictures of {' and '.join(sorted(lists))} are among them: what is trained on them must not be judged by these lists; "
                   "evaluate with --split train to leave them out")
-        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * zero_based}")
+        print(f"{windows} windows of {pictures} pictures: train_voc.py --data my_pictures {flags.output} --val-data my_pictures{' --zero-based' * metrics['zero_based']}")
 
 
 if __name__ == "__main__":

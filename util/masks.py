@@ -53,8 +53,7 @@ def paste_as_rle(found: dict, size: tuple[int, int]) -> list[dict]:
 def encode_rle(masks: Tensor) -> list[dict]:
     """The RLE, with its counts as a text, of each of masks [K, h, w] (bool or uint8, 0 outside). Law: decode_rle undoes it."""
     columns = (masks != 0).transpose(1, 2).flatten(1).numpy()
-    size = list(masks.shape[1:])
-    return [{"size": list(size), "counts": _pack(_run_lengths(column))} for column in columns]
+    return [{"size": list(masks.shape[1:]), "counts": _pack(_run_lengths(column))} for column in columns]
 
 
 def _run_lengths(pixels):
