@@ -5,8 +5,7 @@ from pathlib import Path
 
 from engine.log import FIRST_FILE, OTHER_FILES, RunLog, claim_run_folder, next_run_folder
 from flags import TILE_OVERLAP, augmentation, every_size, model_fields, trained_detector
-
-FINEST_STRIDE = 8       # px between the locations of P3
+from reporting import describe_data, describe_devices, notes_on, save_sample, show_training
 
 
 def run_folder(flags: argparse.Namespace, resumed: dict | None, checkpoints: Path, name: str) -> Path:
@@ -41,6 +40,9 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if flags.batch_size % world_size():
         raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
     train_set, val_set = open_data(flags)
+    data = len(train_set), train_set.class_counts()
+    if of_first_rank(data) != data:             # the ranks share out one order of the pictures
+        raise ValueError(f"the training data of this process ({train_set.counted()}) are not those of the first one")
     network, config, told = build_network(flags, train_set.classes, resumed)
     first_teacher = load_teacher(flags, train_set.classes, device)
     min_sizes = every_size(flags.min_size)
@@ -49,7 +51,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if resumed:
         check_steps(resumed, loader)
     if not (resumed or flags.output):           # a number of its own: another run may have begun at the same time
-        folder = of_first_rank(claim_run_folder(folder) if rank() == 0 else None)
+        folder = folder.with_name(of_first_rank(claim_run_folder(folder).name if rank() == 0 else None))
     run = RunLog(folder, active=rank() == 0)    # nothing is written before these lines
     through = bool(resumed) and resumed["training"]["epoch"] >= flags.epochs
     if not through:                             # what repeats a run that is through stays as it is
@@ -60,7 +62,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     checkpoint = {"config": config, "classes": train_set.classes, "score_threshold": 0.3, "flags": vars(flags),
                   "input": {"min_size": max(min_sizes), "max_size": flags.max_size, "tile": flags.tile}}
     run.say(describe_data(train_set, val_set, flags))
-    run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {device}; "
+    run.say(f"{config['model']} {config['backbone']}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, on {describe_devices(device, options.amp)}; "
             f"{flags.epochs} epochs of {len(loader)} steps, learning rate {options.lr:.4g} for {flags.batch_size} pictures a step; in {folder}")
     if resumed:
         state = resumed["training"]
@@ -81,47 +83,6 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if run.active:
         show_training(run, best)
     leave_process_group()
-
-
-def describe_data(train_set, val_set, flags: argparse.Namespace) -> str:
-    """What is trained on, and what is evaluated how."""
-    counts = {name: count for name, count in train_set.class_counts().items() if count}
-    return (f"{train_set.counted()}, {sum(counts.values())} objects ({', '.join(f'{n} {c}' for n, c in counts.items())}); "
-            + (f"{val_set.counted()} to evaluate on, " if val_set else "no list to evaluate on, detection ")
-            + (f"in tiles of {flags.tile} px" if flags.tile else f"whole at {max(every_size(flags.min_size))} px, at most {flags.max_size}"))
-
-
-def notes_on(train_set, val_set, flags: argparse.Namespace) -> list[str]:
-    """Sentences on what was left out, looks odd, or makes training hard."""
-    from dataset.preprocess import resized_size
-    notes = [*dict.fromkeys(note for part in (train_set, val_set) if part for note in (*part.notes, *part.skipped))]
-    if val_set and (shared := {*train_set.pictures} & {*val_set.pictures}):
-        notes.append(f"{len(shared)} of the {len(val_set)} pictures to evaluate on are trained on too; the measure flatters")
-    if flags.batch_size > len(train_set):
-        notes.append(f"--batch-size {flags.batch_size} is more than the {len(train_set)} pictures, of which each step then has some more than once")
-    objects = sum(train_set.class_counts().values())
-    if flags.model == "fcos" and objects:
-        sides = train_set.input_sides(None if flags.crop else max(every_size(flags.min_size)), flags.max_size)
-        lost = float((1 - (sides / FINEST_STRIDE).clamp(max=1).prod(1)).sum())
-        if lost > objects / 100:
-            notes.append(f"about {lost:.0f} of {objects} objects are so small in what the network sees that they lie between its locations, "
-                         f"{FINEST_STRIDE} px apart, and are not learnt; {'a larger --zoom' if flags.crop else 'a larger --min-size, or --crop 640'} shows them larger")
-    if flags.crop and not flags.tile:
-        shrunk = sum(resized_size(*size, max(every_size(flags.min_size)), flags.max_size)[0] < 0.8 * size[0] for size in map(train_set.size, range(len(train_set))))
-        if shrunk:
-            notes.append(f"--crop {flags.crop} trains at full resolution, but {shrunk} of {len(train_set)} pictures are larger than --min-size, to which whole ones are shrunk for "
-                         f"evaluation and detection; --tile {flags.crop} looks at them as they are trained on")
-    if flags.tile:
-        shared = int(flags.tile * TILE_OVERLAP)
-        tiled = [train_set.target(index)["boxes"] for index in range(len(train_set)) if max(train_set.size(index)) > flags.tile]
-        long = sum(int(((boxes[:, 2:] - boxes[:, :2]).amax(1) > shared).sum()) for boxes in tiled)
-        if long > objects / 100:
-            notes.append(f"{long} of {objects} objects are longer than the {shared} px that neighbouring tiles of {flags.tile} px have in common: one that no tile "
-                         "shows whole may be found in two pieces; a larger --tile, or --overlap of eval_*.py and detect.py, keeps it whole")
-    if flags.model == "fcos" and objects < len(train_set) and not (flags.crop or flags.mosaic or flags.normalizer_floor):
-        notes.append(f"{objects} objects in {len(train_set)} pictures: many a step holds few, and its losses, divided by their count, are as large "
-                     "as those of others; a run can go astray, from which --normalizer-floor 8 keeps it")
-    return notes
 
 
 def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None):
@@ -213,33 +174,10 @@ def fit_options(flags: argparse.Namespace, steps_per_epoch: int, device):
 
 
 def amp_dtype(choice: str, device):
-    """The autocast type, None for float32. bf16 needs no scaler; CUDA before Ampere has only fp16."""
+    """The autocast type, None for float32. bf16 needs no scaler; CUDA before Ampere has only fp16, which all ranks take where one must."""
     import torch
+
+    from engine.distributed import everywhere
     if choice == "auto":
-        choice = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        choice = "off" if device.type != "cuda" else "bf16" if everywhere(torch.cuda.is_bf16_supported(including_emulation=False)) else "fp16"
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
-
-
-def show_training(run: RunLog, best: dict) -> None:
-    """The table of the best metrics, where there are any, and training.png."""
-    from evaluation.plots import plot_training
-    from evaluation.report import format_table
-    if best:
-        run.say(format_table(best))
-    plot_training(run.folder / "metrics.csv", run.folder / "training.png")
-
-
-def save_sample(loader, classes: list, run: RunLog) -> None:
-    """train_batch.jpg: the first batch as the network sees it, with its boxes, and masks if it learns them; dashed what is to be ignored."""
-    if not run.active:
-        return
-    from util.draw import draw_detections, grid
-    batch, _ = next(iter(loader.batches(0)))
-    pictures = []
-    for row, labels in enumerate(batch["labels"][:12]):
-        picture, left_out = batch["images"][row], batch["ignore"][row] | batch["zone_ignore"][row]
-        for shown, dashed in (((labels >= 0) & left_out, True), ((labels >= 0) & ~left_out, False)):
-            boxes, masks = (batch[name][row][shown] if name in batch else None for name in ("boxes", "masks"))
-            picture = draw_detections(picture, boxes, [classes[label] for label in labels[shown]], classes=classes, masks=masks, dashed=dashed)
-        pictures.append(picture)
-    grid(pictures, columns=4, side=max(batch["images"].shape[-2:])).save(run.folder / "train_batch.jpg", quality=88)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from dataset.preprocess import resize_picture, resized_size, tile_windows
 from dataset.sample import check_target
+from util.masks import pack_bits
 
 SIZE_MULTIPLE = 32
 MOST_PIXELS = 8_000_000             # that a network sees at a time, so that large pictures do not take all memory
@@ -34,7 +35,8 @@ def collate(samples):
     batch["zone_ignore"]   bool [B, M]          True: no object, its class alone is left open there; False in padding rows
     batch["uncounted"]     bool [B, M]          True: labelled, or in view, whatever other labels are missing: a difficult object, or one that the
                                                 window was laid around (sought, dataset.augment); False in padding rows
-    batch["masks"]         uint8 [B, M, H, W]   where the targets have them: padded like the images
+    batch["masks"]         uint8 [B, M, H, W / 8]   where the targets have them: padded like the images, as util.masks.pack_bits; a batch of COCO
+                                                would be a gigabyte otherwise
     infos                  [{"image_id", "orig_size" (h, w), "window" (x1, y1, x2, y2)}], the window in original pixels
     """
     images, targets = zip(*samples, strict=True)
@@ -52,9 +54,9 @@ def collate(samples):
                 batch[field][row, : len(target[field])] = target[field]
             batch["uncounted"][row, : len(target["boxes"])] = target["difficult"] | target["sought"]
     if "masks" in targets[0]:
-        batch["masks"] = torch.zeros(*batch["labels"].shape, height, width, dtype=torch.uint8)
+        batch["masks"] = torch.zeros(*batch["labels"].shape, height, width // 8, dtype=torch.uint8)
         for row, (target, (h, w)) in enumerate(zip(targets, sizes.tolist(), strict=True)):
-            batch["masks"][row, : len(target["masks"]), :h, :w] = target["masks"]
+            batch["masks"][row, : len(target["masks"]), :h, : -(-w // 8)] = pack_bits(target["masks"])
     whole = [(0, 0, target["orig_size"][1], target["orig_size"][0]) for target in targets]
     infos = [{"image_id": target["image_id"], "orig_size": target["orig_size"], "window": target.get("window", full)}
              for target, full in zip(targets, whole, strict=True)]

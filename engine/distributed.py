@@ -56,7 +56,8 @@ def start_process_group(device: torch.device) -> None:
     """Joins the other ranks when torchrun started this process, and waits for them; does nothing otherwise."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         on_gpu = device.type == "cuda"
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=2), device_id=device if on_gpu else None)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=2),
+                                device_id=torch.device("cuda", torch.cuda.current_device()) if on_gpu else None)
         atexit.register(_end_at_once)
         dist.barrier()
 
@@ -86,12 +87,27 @@ def of_first_rank(value):
     return given[0]
 
 
+def everywhere(yes: bool) -> bool:
+    """Whether it is so on all ranks."""
+    said = [yes] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(said, yes)
+    return all(said)
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def count_devices(device: torch.device) -> int:
+    """How many share a step: the ranks', or all visible GPUs where none is named."""
+    if dist.is_initialized():
+        return world_size()
+    return torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
 
 
 class Autocast(nn.Module):
@@ -112,9 +128,7 @@ def replicate(network: nn.Module, device: torch.device, amp: torch.dtype | None 
         network = Autocast(network, device.type, amp)
     if dist.is_initialized():
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
-        return nn.DataParallel(network)
-    return network
+    return nn.DataParallel(network) if count_devices(device) > 1 else network
 
 
 class RunningCounts:

@@ -18,7 +18,7 @@ class FasterRCNN(nn.Module):
     model(images, image_sizes)          -> [{"boxes" [K, 4], "scores" [K], "labels" [K]}] per picture, input pixels, best first; a
                                            Mask R-CNN's with "masks" float32 [K, 28, 28], probabilities inside the box
 
-    images, image_sizes, targets: as FCOS takes them; targets of a Mask R-CNN with masks uint8 [B, M, H, W], all-zero where a box has none
+    images, image_sizes, targets: as FCOS takes them; targets of a Mask R-CNN with masks uint8 [B, M, H, W / 8] (util.masks.pack_bits), all-zero where a box has none
     """
 
     needs_masks = False         # of the objects, to learn from

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from model.roi_heads import RoIPool
+from util.masks import unpack_bits
 
 
 class MaskHead(nn.Module):
@@ -36,13 +37,13 @@ class MaskHead(nn.Module):
         """{"mask": [1, 2] float32, (sum, count)}: binary cross-entropy, the mean over the mask of each positive sample whose object
         has a mask (an all-zero one is none) / their weight. samples: as BoxHead gives them.
 
-        targets   with masks uint8 [B, M, H, W], in input pixels
+        targets   with masks uint8 [B, M, H, W / 8], in input pixels, as util.masks.pack_bits
         """
         picture, slot = (samples.matched_gt >= 0).nonzero(as_tuple=True)
         row, boxes = samples.matched_gt[picture, slot], samples.boxes[picture, slot]
         logits = self(pyramid, boxes, picture, samples.level[picture, slot], targets["labels"][picture, row])
         used, place = (picture * targets["masks"].shape[1] + row).unique(return_inverse=True)
-        masks = targets["masks"].flatten(0, 1)[used]
+        masks = unpack_bits(targets["masks"].flatten(0, 1)[used])
         wanted = roi_align(masks[:, None].float(), torch.cat([place[:, None].to(boxes.dtype), boxes], 1), logits.shape[-1])[:, 0]
         weight = targets["weights"][picture, row] * masks.flatten(1).any(1)[place]
         entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").flatten(1).mean(1)

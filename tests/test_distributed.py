@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from engine.distributed import RunningCounts, combine, replicate, select_device
+from engine.distributed import RunningCounts, combine, count_devices, everywhere, replicate, select_device
 from engine.teacher import Teacher
 from model import build_model
+from reporting import describe_devices
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {"num_classes": 2, "backbone": "regnet_x_400mf", "backbone_freeze": "norm", "fpn_channels": 32}
@@ -36,7 +37,7 @@ def network_and_batch(model):
     zones[0, 2] = True
     weights = torch.tensor([[1, 0.5, 0], [0.25, 0, 0], [0] * 3, [0] * 3])
     targets = {"boxes": boxes, "labels": labels, "weights": weights, "ignore": no, "zone_ignore": zones, "uncounted": no,
-               "masks": torch.randint(0, 2, (4, 3, 64, 64), dtype=torch.uint8)}
+               "masks": torch.randint(0, 256, (4, 3, 64, 8), dtype=torch.uint8)}
     return network, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.full((4, 2), 64), targets
 
 
@@ -84,6 +85,7 @@ def _rank(rank, model, size, file, results):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    assert everywhere(True) and not everywhere(rank == 0) and count_devices(torch.device("cpu")) == size
     network, images, sizes, targets = network_and_batch(model)
     rows = slice(rank * 2, rank * 2 + 2)
     parallel = replicate(network, torch.device("cpu"))          # DDP reduces only while it is alive
@@ -195,6 +197,12 @@ def test_devices_are_counted_from_0_and_a_rank_takes_its_own(monkeypatch):
     assert select_device("auto") == torch.device("cuda:1") and select_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="--device cuda:0: under torchrun each process takes the GPU of its own rank"):
         select_device("cuda:0")
+
+
+def test_what_a_run_is_computed_on_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert describe_devices(torch.device("cuda"), torch.float16) == "4 cuda devices, float16"
+    assert describe_devices(torch.device("cuda:1"), torch.bfloat16) == "cuda:1, bfloat16" and describe_devices(torch.device("cpu"), None) == "cpu"
 
 
 def test_all_gpus_are_used_unless_one_is_named(monkeypatch):

@@ -27,7 +27,7 @@ from evaluation.coco_ap import NUMBERS, evaluate
 from evaluation.report import coco_results, format_table
 from model.fcos import FCOS
 from util.draw import TINT, class_colours, draw_detections
-from util.masks import decode_rle, encode_rle, paste_masks
+from util.masks import decode_rle, encode_rle, pack_bits, paste_masks, unpack_bits
 
 SIZE = (50, 100)                # (h, w) of the pictures of test_coco_dataset
 
@@ -306,15 +306,23 @@ def test_masks_that_break_the_contract_are_refused(change):
         check_target({**target, "masks": change(target["masks"])}, image.shape[-2:], 3, "here")
 
 
+def test_eight_pixels_of_a_mask_are_a_byte():
+    mask = torch.tensor([[[1, 0, 0, 0, 0, 0, 1, 1, 0, 1]]], dtype=torch.uint8)
+    assert pack_bits(mask).tolist() == [[[131, 64]]] and unpack_bits(pack_bits(mask))[..., :10].tolist() == mask.tolist()
+    masks = torch.randint(0, 2, (2, 3, 5, 32), dtype=torch.uint8)
+    assert torch.equal(unpack_bits(pack_bits(masks)), masks) and unpack_bits(pack_bits(masks[:0])).shape == (0, 3, 5, 32)
+
+
 def test_masks_reach_the_batch_padded_like_the_images():
     (image, target), (small, none) = Drawn()[0], Drawn([], size=(40, 30))[0]
     batch, _ = collate([(image, target), (small, none)])
-    assert batch["masks"].shape == (2, 3, 64, 128) and batch["masks"].dtype == torch.uint8
-    assert torch.equal(batch["masks"][0, :, :60, :100], target["masks"]) and batch["masks"].sum() == target["masks"].sum()
+    masks = unpack_bits(batch["masks"])
+    assert masks.shape == (2, 3, 64, 128) and masks.dtype == torch.uint8 and batch["masks"].shape == (2, 3, 64, 16)
+    assert torch.equal(masks[0, :, :60, :100], target["masks"]) and masks.sum() == target["masks"].sum()
     assert "masks" not in collate([Plain()[0]])[0]
     loader = TrainLoader(Drawn(), AUGMENTS["everything"], batch_size=2, min_sizes=[64], max_size=100)
     batch, _ = next(iter(loader.batches(0)))
-    assert batch["masks"].shape[1:] == (batch["boxes"].shape[1], *batch["images"].shape[-2:])
+    assert unpack_bits(batch["masks"]).shape[1:] == (batch["boxes"].shape[1], *batch["images"].shape[-2:])
 
 
 # the way back
@@ -537,7 +545,7 @@ def test_training_opens_the_masks_that_the_network_needs_and_hands_them_over(mas
                      "--batch-size", "2", "--min-size", "64", "--max-size", "96", "--backbone", "resnet18", "--weights", "none", "--channels", "32",
                      "--levels", "3", "--head-convs", "1", "--workers", "0", "--device", "cpu"])
     images, _, targets = seen[0]
-    assert targets["masks"].shape == (*targets["labels"].shape, *images.shape[-2:]) and targets["masks"].any()
+    assert unpack_bits(targets["masks"]).shape == (*targets["labels"].shape, *images.shape[-2:]) and targets["masks"].any()
 
 
 def test_the_truth_of_masks_is_without_labels_of_a_network(write, tmp_path):  # noqa: F811

@@ -7,12 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import nms
 
+from dataset.strong_view import strong_view
+from engine.distributed import combine
 from model import build_model, load_model
 from model.backbone import BACKBONES, ConvNorm, FrozenBatchNorm2d, build_backbone, freeze_norms
-from model.config import FCOSConfig
+from model.config import PRESETS, FCOSConfig
 from model.fpn import FPN
+from model.grid import per_level, pyramid_grid
 from model.head import FCOSHead
 from model.locations import pyramid_locations
 from model.postprocess import FCOSDetection
@@ -315,3 +319,24 @@ def test_outputs_of_half_precision_are_scored_in_float32():
     arguments = locations, strides, [2], torch.tensor([[8, 16]]), FCOSConfig(num_classes=1)
     (found,), (expected,) = detect(half, *arguments), detect({name: value.float() for name, value in half.items()}, *arguments)
     assert len(expected["scores"]) == 2 and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no CUDA tensors")
+@pytest.mark.parametrize("fields", [{}, {"assignment": "atss", "quality": "iou"}, {"backbone": "efficientnet_lite0"}, PRESETS["torchvision"] | {"range_ends": "closed"},
+                                    PRESETS["keras_fcos"]], ids=["default", "atss", "lite", "torchvision", "keras"])
+def test_a_training_step_mixes_no_devices_and_asks_nothing_of_the_gpu(fields):
+    """Fake tensors say where they lie and have no values: what mixes CPU and GPU raises, and what would wait for a value (.item(), nonzero) too."""
+    caches = per_level, pyramid_grid
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        with FakeTensorMode():
+            with torch.device("cuda"):
+                network = build_model({**SMALL, "backbone": "resnet18", **fields, "backbone_freeze": "norm"})
+                images, sizes = torch.zeros(2, 3, 128, 160, dtype=torch.uint8), torch.full((2, 2), 128)
+                no = torch.zeros(2, 2, dtype=torch.bool)
+                wanted = {"boxes": torch.zeros(2, 2, 4), "labels": torch.zeros(2, 2, dtype=torch.int64), "weights": torch.ones(2, 2), "ignore": no, "zone_ignore": no}
+            assert combine(network(strong_view(images, sizes), sizes, wanted))[0].device.type == "cuda"
+    finally:
+        for cache in caches:
+            cache.cache_clear()         # else fake tensors stay in them

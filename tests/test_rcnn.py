@@ -10,6 +10,7 @@ from model.config import MODELS, PRESETS, MaskRCNNConfig, RCNNConfig
 from model.mask_head import MaskHead
 from model.roi_heads import BoxHead, RoIPool, level_by_size
 from model.rpn import RPN, suppress
+from util.masks import pack_bits
 
 FASTER = {"num_classes": 3, "model": "faster_rcnn", "backbone": "regnet_x_400mf", "fpn_channels": 16, "box_channels": 32, "proposals": 50,
           "training_proposals": 60}
@@ -27,7 +28,7 @@ def targets(boxes=((8, 8, 40, 40), (30, 10, 90, 60)), labels=((1, 2), (-1, -1)))
     masks = torch.zeros(2, 2, 64, 96, dtype=torch.uint8)
     masks[:, :, 10:30, 10:50] = 1
     return {"boxes": torch.tensor([boxes] * 2, dtype=torch.float32), "labels": labels, "weights": torch.ones(labels.shape),
-            "ignore": torch.zeros(labels.shape, dtype=torch.bool), "masks": masks}
+            "ignore": torch.zeros(labels.shape, dtype=torch.bool), "masks": pack_bits(masks)}
 
 
 CHOICES = [{}, FASTER, {"pyramid": "p3-p5"}, {"roi_levels": "own"}, {"box_refinement": False}, {"mask_convs": 0},
@@ -220,7 +221,7 @@ def test_the_mask_loss_by_hand():
     head.mask_logits.bias.data = torch.tensor([0.0, 2.0])
     masks = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     masks[0, 0, :, :20] = 1                                     # the left half of the box, of all pixels but those around the edge
-    wanted = {"labels": torch.tensor([[1, 0, 0]]), "weights": torch.tensor([[3.0, 1, 1]]), "masks": masks}
+    wanted = {"labels": torch.tensor([[1, 0, 0]]), "weights": torch.tensor([[3.0, 1, 1]]), "masks": pack_bits(masks)}
     boxes = torch.tensor([[[0.0, 0, 40, 40], [10, 10, 30, 30], [40, 40, 60, 60]]])
     samples = SimpleNamespace(boxes=boxes, level=torch.zeros(1, 3, dtype=torch.int64), matched_gt=torch.tensor([[0, 1, -1]]))
     total, count = head.loss(pyramid, samples, wanted)["mask"][0].tolist()

@@ -14,6 +14,7 @@ from model.anchors import sample
 from model.foreign_weights import convert, load_detector
 from tools import convert_weights
 from util.class_names import COCO_NAMES
+from util.masks import pack_bits
 
 TINY = Path(__file__).parent.parent.parent / "shared" / "data" / "coco_tiny" / "val2017"
 NO_CLASS = [0, *(id for id in range(91) if id not in COCO_NAMES)]
@@ -187,7 +188,7 @@ def test_the_losses_are_torchvisions_on_the_same_samples(oracle, ours, monkeypat
     labels, masks = torch.tensor([[3, 17, 3], [40, -1, -1]]), torch.zeros(2, 3, 96, 128, dtype=torch.uint8)
     for picture, row, (x1, y1, x2, y2) in ((0, 0, (8, 9, 30, 50)), (0, 1, (50, 20, 90, 90)), (0, 2, (30, 32, 37, 38)), (1, 0, (10, 30, 100, 80))):
         masks[picture, row, y1:y2, x1:x2] = 1
-    wanted = {"boxes": boxes, "labels": labels, "weights": torch.ones(2, 3), "ignore": torch.zeros(2, 3, dtype=torch.bool), "masks": masks}
+    wanted = {"boxes": boxes, "labels": labels, "weights": torch.ones(2, 3), "ignore": torch.zeros(2, 3, dtype=torch.bool), "masks": pack_bits(masks)}
     ids = torch.tensor([*COCO_NAMES])
     theirs = [{"boxes": box[label >= 0], "labels": ids[label[label >= 0]], "masks": mask[label >= 0, :h, :w]}
               for box, label, mask, (h, w) in zip(boxes, labels, masks, sizes.tolist(), strict=True)]

@@ -27,7 +27,8 @@ from flags import MODEL_FLAGS, input_sizes
 from model.config import CHOICES, PRESETS, FCOSConfig, RCNNConfig
 from util.command_line import switch
 from tools import convert_weights, make_splits
-from training import build_network, notes_on
+from reporting import notes_on
+from training import build_network
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--backbone regnet_x_400mf --channels 32 --head-convs 1 --levels 3 --min-size 64 --max-size 96 --weights none "
@@ -491,6 +492,11 @@ def test_a_run_resumed_without_an_evaluation_keeps_its_best(tmp_path, voc_folder
     best = (tmp_path / "run" / "best.pth").read_bytes()
     train_voc.main(["--resume", str(tmp_path / "run" / "last.pth"), "--val-split", "none"])
     assert (tmp_path / "run" / "best.pth").read_bytes() == best
+
+
+def test_ranks_with_other_data_are_refused(tmp_path, voc_folder, capsys, monkeypatch):
+    monkeypatch.setattr("engine.distributed.of_first_rank", lambda data: (data[0] + 1, data[1]))
+    assert "the training data of this process (6 pictures" in (line := refused(capsys, voc_folder, tmp_path / "run")) and "are not those of the first one" in line
 
 
 def test_a_batch_of_more_pictures_than_there_are_is_told_of(voc_folder):

@@ -56,6 +56,17 @@ def encode_rle(masks: Tensor) -> list[dict]:
     return [{"size": list(masks.shape[1:]), "counts": _pack(_run_lengths(column))} for column in columns]
 
 
+def pack_bits(masks: Tensor) -> Tensor:
+    """uint8 [..., h, ceil(w / 8)] of masks [..., h, w] (uint8, 0 or 1), eight pixels a byte, the first in the highest bit. Law: unpack_bits undoes
+    it where w is a multiple of 8."""
+    return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
+
+
+def unpack_bits(packed: Tensor) -> Tensor:
+    """uint8 [..., h, 8 * w], 0 or 1, of uint8 [..., h, w], on its device."""
+    return (packed[..., None] >> torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8) & 1).flatten(-2)
+
+
 def _run_lengths(pixels):
     ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     first = [0] * bool(len(pixels) and pixels[0])       # runs begin with one of zeros
