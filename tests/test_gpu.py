@@ -1,11 +1,15 @@
 """What only a CUDA device can show."""
 import copy
+import json
 
 import pytest
 import torch
 
+import eval_voc
+import train_voc
 from dataset.strong_view import strong_view
 from engine.distributed import combine, replicate
+from engine.predict import detect_batch
 from model import build_model
 from model.config import PRESETS
 
@@ -44,3 +48,30 @@ def test_forward_losses_and_backward_never_wait_for_the_device(amp, fields):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["", "--teacher ema --burn-in 0 --keep-rate 0.5", "--model faster_rcnn --pyramid p3-p5"], ids=["fcos", "teacher", "faster_rcnn"])
+def test_a_run_trains_goes_on_and_is_judged_on_the_gpu(kind, amp, tmp_path, voc_folder):
+    words = ["--data", str(voc_folder), "--device", "cuda:0"]
+    kind = kind.split() if "rcnn" in kind else [*kind.split(), "--levels", "3", "--head-convs", "1"]
+    train_voc.main([*words, *kind, "--backbone", "regnet_x_400mf", "--channels", "32", "--weights", "none", "--min-size", "64", "--max-size", "96", "--batch-size", "3",
+                    "--epochs", "2", "--workers", "0", "--amp", amp, "--output", str(tmp_path / "run"), "--max-steps", "3"])
+    train_voc.main(["--resume", str(tmp_path / "run" / "last.pth"), "--device", "cuda:0"])
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 3 and not {"nan", "inf"} & {*",".join(rows).lower().split(",")}
+    eval_voc.main([*words, "--checkpoint", str(tmp_path / "run" / "best.pth"), "--workers", "0", "--output", str(tmp_path / "eval")])
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["device"].startswith("cuda")
+
+
+@torch.inference_mode()
+def test_detections_on_the_gpu_are_those_of_the_cpu():
+    torch.manual_seed(0)
+    network = build_model(CONFIG | {"score_threshold": 0.0}).eval()
+    torch.nn.init.normal_(network.head.cls_logits.weight, std=0.3)          # scores far enough apart to keep their order
+    images, sizes, _ = batch("cpu")
+    found, expected = (detect_batch(copy.deepcopy(network).to(device), {"images": images, "image_sizes": sizes}, torch.device(device)) for device in ("cuda:0", "cpu"))
+    for one, other in zip(found, expected, strict=True):
+        best = {name: values[:10].cpu() for name, values in one.items()}
+        assert torch.allclose(best["scores"], other["scores"][:10], atol=2e-3) and best["labels"].tolist() == other["labels"][:10].tolist()
+        assert torch.allclose(best["boxes"], other["boxes"][:10], atol=0.5)
