@@ -62,7 +62,7 @@ def fit(network: nn.Module, loader, evaluate, run, options: FitOptions, device: 
     strong_view (images, image_sizes) -> images, which the network is trained on, the teacher not
 
     Raises ValueError for a loss that is not finite (its batch is kept in the run folder), for a device whose memory is too small, and for a resumed run
-    whose epochs had another number of steps; KeyboardInterrupt on a signal, and ValueError for a picture that cannot be read, both after last.pth was written (of a rank but the first: not).
+    whose epochs had another number of steps; KeyboardInterrupt on a signal, and ValueError for a picture that cannot be read, both after last.pth was written (under torchrun: where the first rank meets it).
     """
     training = _Training(network, loader, evaluate, run, options, device, checkpoint, teacher, strong_view)
     if resume:
