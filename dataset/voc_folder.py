@@ -145,7 +145,8 @@ def list_members(folder, split=None):
         where, listed = splits[split], read_split(splits[split], known=xmls)
         ids = list(dict.fromkeys(listed))
         if nowhere := in_no_list(splits, xmls, pictures):
-            notes.append(f"{folder}: {len(nowhere)} pictures with XML are in no list of ImageSets, and so neither trained on nor judged; tools/make_splits.py --add divides them")
+            notes.append(f"{folder}: {len(nowhere)} pictures with XML are in no list of ImageSets, and so neither trained on nor judged"
+                         + ("; tools/make_splits.py --add divides them" if "train" in splits else ""))
         if len(ids) < len(listed):
             notes.append(f"{where}: {len(listed) - len(ids)} ids are listed more than once and count once")
     if not ids:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dataset.voc_folder import find_splits, list_text, read_split
 from tests.colour_network import refusal
-from tools.make_splits import divide, main
+from tools.make_splits import add_to_lists, divide, main
 
 XML = "<annotation><object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
 
@@ -56,7 +56,7 @@ def test_lists_of_a_folder_hold_each_picture_once_and_copies_together(tmp_path, 
 
 def test_new_pictures_are_added_and_what_is_listed_stays(tmp_path, capsys):
     data = folder(tmp_path, ["disc"] * 20)
-    assert "has no list 'train' in ImageSets to --add to" in refusal(main, [data, "--add"], capsys)
+    assert "has no list 'train' with pictures in ImageSets to --add to" in refusal(main, [data, "--add"], capsys)
     main([str(data), "--val", "0.2", "--test", "0.1"])
     before = {name: read_split(path) for name, path in find_splits(data).items()}
     assert "--val and --test do not go with it" in refusal(main, [data, "--add", "--val", "0.2"], capsys)
@@ -73,9 +73,43 @@ def test_new_pictures_are_added_and_what_is_listed_stays(tmp_path, capsys):
     assert sorted(after["train"] + after["val"] + after["test"], key=lambda id: int(id[1:])) == [f"p{number}" for number in range(40) if number != 22]
     assert {name: len(ids) for name, ids in after.items()} == {"train": 27, "val": 8, "test": 4, "trainval": 35, "dev": 1}
     assert {*after["trainval"]} == {*after["train"], *after["val"]}
-    assert "train 14 + 13, val 4 + 4, test 2 + 2, trainval 18 + 17" in capsys.readouterr().out
+    assert "train +13, val +4, test +2, trainval +17" in capsys.readouterr().out
     main([str(data), "--add"])
-    assert {name: read_split(path) for name, path in find_splits(data).items()} == after and "train 27 + 0" in capsys.readouterr().out
+    assert {name: read_split(path) for name, path in find_splits(data).items()} == after and "train +0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_a_list_holds_stays_byte_for_byte(code, tmp_path):
+    data = folder(tmp_path, ["disc"] * 12)
+    lists = data / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    before = {"train": "\r\n".join(["p0.png", "p1  1", "gone 1", *(f"p{k}" for k in range(2, 6))]), "val": "p6\r\n\r\np6\r\n", "disc_train": "p7\r\n"}
+    for name, text in before.items():
+        (lists / f"{name}.txt").write_bytes(text.encode(code))
+    main([str(data), "--add"])
+    now = {name: (lists / f"{name}.txt").read_bytes() for name in before}
+    assert all(now[name].startswith(text.encode(code)) for name, text in before.items()) and now["disc_train"] == before["disc_train"].encode(code)
+    assert b"\n" in now["train"] and all("\n" not in now[name].decode(code).replace("\r\n", "") for name in before)
+    after = [id for name in ("train", "val") for id in read_split(lists / f"{name}.txt")]
+    assert sorted({*after} - {"gone"}, key=lambda id: int(id[1:])) == [f"p{k}" for k in range(12)] and len(after) == 14
+    (data / "Annotations" / "p6.xml").write_text("<annotation>")
+    with pytest.raises(ValueError, match="'p6' is in the list 'val', but its XML or picture cannot be read"):
+        add_to_lists(data, 0)
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").write_text("")
+    with pytest.raises(ValueError, match="no list 'train' with pictures"):
+        add_to_lists(data, 0)
+
+
+def test_copies_of_what_another_list_holds_are_not_divided(tmp_path, capsys):
+    data = folder(tmp_path, ["disc"] * 12)                                  # p10 and p11 are copies
+    lists = data / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("p0\np1\np2\n")
+    (lists / "dev.txt").write_text("p10\n")
+    main([str(data), "--add"])
+    assert read_split(lists / "train.txt") == [f"p{k}" for k in range(10)]
+    assert "1 pictures are copies of some that only other lists have, and are not divided, p11 for example" in capsys.readouterr().out
 
 
 def test_a_class_that_only_new_pictures_show_goes_to_train_first(tmp_path):

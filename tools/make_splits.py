@@ -9,6 +9,7 @@ share; what is in a list stays there, so that a detector of before can still be 
 go into the same list, and train gets at least one picture of each class. Pictures that are alike without being equal, as frames of
 one video are, only you can tell apart: write the lists by hand where there are any, a name without suffix a line.
 """
+import codecs
 import hashlib
 import random
 import sys
@@ -91,7 +92,7 @@ def find_groups(folder: Path) -> tuple[list, list]:
 
 def draw_lists(folder: Path, shares: dict, seed: int) -> None:
     """Raises ValueError, before anything is written, where there are lists, a list would stay empty or cannot hold a name."""
-    from dataset.voc_folder import find_splits
+    from dataset.voc_folder import find_splits, list_text
     if splits := find_splits(folder):
         raise ValueError(f"{folder}: has lists in ImageSets already ({', '.join(splits)}); they stay as they are; --add divides the pictures that none of them has; "
                          "without the folder ImageSets all are drawn anew")
@@ -99,39 +100,49 @@ def draw_lists(folder: Path, shares: dict, seed: int) -> None:
     lists = divide(groups, shares, seed)
     if empty := [name for name, ids in lists.items() if not ids]:
         raise ValueError(f"{folder}: its {sum(map(len, lists.values()))} pictures are too few for a list '{empty[0]}'")
-    write_lists({folder / "ImageSets" / "Main" / f"{name}.txt": ids for name, ids in lists.items()})
+    target, texts = folder / "ImageSets" / "Main", {name: list_text(ids) for name, ids in lists.items()}
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (target / f"{name}.txt").write_text(text, encoding="utf-8")
     if copies := sum(map(len, lists.values())) - len(groups):
         notes.append(f"{copies} pictures are copies of others, and stay with them")
-    tell(folder, notes, f"{folder / 'ImageSets' / 'Main'}: {', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures")
+    tell(folder, notes, f"{target}: {', '.join(f'{name} {len(ids)}' for name, ids in lists.items())} pictures")
 
 
 def add_to_lists(folder: Path, seed: int) -> None:
-    """Raises ValueError, before anything is written, where there is no list train, or a list cannot hold a name."""
-    from dataset.voc_folder import find_splits, read_split
-    splits = find_splits(folder)
-    if "train" not in splits:
-        raise ValueError(f"{folder}: has no list 'train' in ImageSets to --add to")
+    """Raises ValueError, before anything is written, where no list train has pictures, a listed one cannot be read, or a list cannot hold a name."""
+    from dataset.voc_folder import find_splits, in_no_list, index_layout, list_text, read_split
+    splits, (xmls, pictures) = find_splits(folder), index_layout(folder)
+    ours = {id: name for name in ("test", "val", "train") if name in splits for id in read_split(splits[name], known=xmls)}
+    if "train" not in ours.values():
+        raise ValueError(f"{folder}: has no list 'train' with pictures in ImageSets to --add to")
     groups, notes = find_groups(folder)
-    known = {id for ids, _ in groups for id in ids}
-    listed = {name: read_split(path, known) for name, path in splits.items()}
-    ours = {id: name for name in ("train", "val", "test") for id in listed.get(name, ())}
-    in_others = {id for ids in listed.values() for id in ids} - ours.keys()
-    groups = [(ids, classes) for ids, classes in groups if in_others.isdisjoint(ids)]
-    place = {index: next(ours[id] for id in ids if id in ours) for index, (ids, _) in enumerate(groups) if not ours.keys().isdisjoint(ids)}
-    shares = {name: len(listed[name]) / len(ours) for name in ("val", "test") if name in listed}
-    new = {name: [id for id in ids if id not in ours] for name, ids in divide(groups, shares, seed, place).items()}
-    added = {**new, "trainval": new["train"] + new.get("val", [])} if "trainval" in splits else new
-    write_lists({splits[name]: listed[name] + ids for name, ids in added.items() if ids})
-    tell(folder, notes, f"{splits['train'].parent}: {', '.join(f'{name} {len(listed[name])} + {len(ids)}' for name, ids in added.items())} pictures")
-
-
-def write_lists(lists: dict) -> None:
-    """lists: {file: ids}"""
-    from dataset.voc_folder import list_text
-    texts = {path: list_text(ids) for path, ids in lists.items()}
+    if lost := ours.keys() & xmls.keys() - {id for ids, _ in groups for id in ids}:
+        raise ValueError(f"{folder}: {min(lost)!r} is in the list '{ours[min(lost)]}', but its XML or picture cannot be read, and what is a copy of it cannot be told; "
+                         "mend it, or take it off the list")
+    new = in_no_list(splits, xmls, pictures)
+    free = [(ids, classes) for ids, classes in groups if {*ids} <= new | ours.keys()]
+    if held := new & {id for ids, _ in groups for id in ids} - {id for ids, _ in free for id in ids}:
+        notes.append(f"{len(held)} pictures are copies of some that only other lists have, and are not divided, {min(held)} for example")
+    place = {index: next(ours[id] for id in ids if id in ours) for index, (ids, _) in enumerate(free) if not ours.keys().isdisjoint(ids)}
+    shares = {name: sum(there == name for there in ours.values()) / len(ours) for name in ("val", "test") if name in splits}
+    added = {name: [id for id in ids if id not in ours] for name, ids in divide(free, shares, seed, place).items()}
+    if "trainval" in splits:
+        added["trainval"] = added["train"] + added.get("val", [])
+    texts = {splits[name]: list_text(ids) for name, ids in added.items() if ids}
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        append(path, text)
+    tell(folder, notes, f"{splits['train'].parent}: {', '.join(f'{name} +{len(ids)}' for name, ids in added.items())} pictures")
+
+
+def append(path: Path, text: str) -> None:
+    """To a text file of UTF-8 or UTF-16, as its lines are ended; what is there stays byte for byte."""
+    there = path.read_bytes()
+    code = "utf-16-le" if there.startswith(codecs.BOM_UTF16_LE) else "utf-16-be" if there.startswith(codecs.BOM_UTF16_BE) else "utf-8"
+    lines = there.decode(code)
+    between = "" if not lines.strip("\ufeff") or lines.endswith("\n") else "\n"
+    text = between + text
+    path.write_bytes(there + (text.replace("\n", "\r\n") if "\r\n" in lines else text).encode(code))
 
 
 def tell(folder: Path, notes: list, done: str) -> None:
