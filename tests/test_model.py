@@ -321,11 +321,15 @@ def test_outputs_of_half_precision_are_scored_in_float32():
     assert len(expected["scores"]) == 2 and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no CUDA tensors")
 @pytest.mark.parametrize("fields", [{}, {"assignment": "atss", "quality": "iou"}, {"backbone": "efficientnet_lite0"}, PRESETS["torchvision"] | {"range_ends": "closed"},
                                     PRESETS["keras_fcos"]], ids=["default", "atss", "lite", "torchvision", "keras"])
 def test_a_training_step_mixes_no_devices_and_asks_nothing_of_the_gpu(fields):
     """Fake tensors say where they lie and have no values: what mixes CPU and GPU raises, and what would wait for a value (.item(), nonzero) too."""
+    try:
+        with FakeTensorMode():
+            torch.empty(2, device="cuda").uniform_()
+    except (RuntimeError, AssertionError):          # torch 2.6, which asks for the driver; a build for CPUs
+        pytest.skip("this torch has no CUDA tensors without a CUDA device, not even fake ones")
     caches = per_level, pyramid_grid
     for cache in caches:
         cache.cache_clear()
