@@ -190,18 +190,7 @@ def read_training_flags(parser, argv, checkpoints, before=()):
             raise ValueError(f"{file}: holds no optimizer state; --resume takes the last.pth of a run")
         layers[0] = file_words(parser, {name: value for name, value in resumed["flags"].items() if name not in OF_THIS_CALL}, file)
     if flags.config:
-        import yaml
-        try:
-            text = Path(flags.config).read_text(encoding="utf-8")
-            values, keys = yaml.safe_load(text), re.findall(r"^([a-z][\w-]*) *:", text, re.MULTILINE)
-            if twice := [key for place, key in enumerate(keys) if key.replace("-", "_") in {other.replace("-", "_") for other in keys[:place]}]:
-                raise ValueError(f"{flags.config}: says {twice[0]} twice")
-            for name in ("resume", "config"):
-                if isinstance(values, dict) and name in values:
-                    raise ValueError(f"{flags.config}: holds {name}, which only the command line can say")
-            layers[1] = file_words(parser, values, flags.config)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{flags.config}: is not YAML: {' '.join(str(error).split())}") from None
+        layers[1] = recipe_words(parser, flags.config)
     flags = parser.parse_args(sum(layers, []))
     fill_model_flags(flags, {field.name: field.default for field in dataclasses.fields(MODELS[flags.model])}, PRESETS[flags.preset])
     said = {word.partition("=")[0]: place for place, layer in enumerate(layers) for word in layer}          # where a flag was said last
@@ -234,6 +223,22 @@ def read_training_flags(parser, argv, checkpoints, before=()):
         if now != then:
             raise ValueError(f"--{name.replace('_', '-')} is {now}, but {file} was trained with {then}, which --resume cannot change")
     return flags, resumed
+
+
+def recipe_words(parser, file):
+    """What the YAML file of flags says, as a command line. Raises ValueError for what is no such file."""
+    import yaml
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        values, keys = yaml.safe_load(text), re.findall(r"^([a-z][\w-]*) *:", text, re.MULTILINE)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: is not YAML: {' '.join(str(error).split())}") from None
+    if twice := [key for place, key in enumerate(keys) if key.replace("-", "_") in {other.replace("-", "_") for other in keys[:place]}]:
+        raise ValueError(f"{file}: says {twice[0]} twice")
+    for name in ("resume", "config"):
+        if isinstance(values, dict) and name in values:
+            raise ValueError(f"{file}: holds {name}, which only the command line can say")
+    return file_words(parser, values, file)
 
 
 def augmentation(flags):

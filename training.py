@@ -40,9 +40,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if flags.batch_size % world_size():
         raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
     train_set, val_set = open_data(flags)
-    data = len(train_set), train_set.class_counts()
-    if of_first_rank(data) != data:             # the ranks share out one order of the pictures
-        raise ValueError(f"the training data of this process ({train_set.counted()}) are not those of the first one")
+    refuse_other_data(train_set)
     network, config, told = build_network(flags, train_set.classes, resumed)
     first_teacher = load_teacher(flags, train_set.classes, device)
     min_sizes = every_size(flags.min_size)
@@ -83,6 +81,14 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if run.active:
         show_training(run, best)
     leave_process_group()
+
+
+def refuse_other_data(train_set) -> None:
+    """Raises ValueError where this process has other training data than the first one: they share out one order of the pictures."""
+    from engine.distributed import of_first_rank
+    data = len(train_set), train_set.class_counts()
+    if of_first_rank(data) != data:
+        raise ValueError(f"the training data of this process ({train_set.counted()}) are not those of the first one")
 
 
 def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None):

@@ -191,11 +191,10 @@ def test_weights_of_another_run_bring_the_class_rows_of_the_same_name(unbroken, 
 
 
 @pytest.fixture
-def no_network(monkeypatch, tmp_path):
+def no_network(monkeypatch):
     def fail(*arguments, **options):
         raise URLError("Name or service not known")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fail)
 
 
 def test_imagenet_weights_that_cannot_be_had_end_the_run_if_asked_for_and_are_told_of_if_not(no_network, tmp_path, voc_folder, capsys):
