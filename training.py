@@ -27,18 +27,12 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     open_data   flags -> (training set, evaluation set or None), data sets like dataset.voc.VOCDataset
     evaluate    (detections, ground truth, classes) -> metrics, as evaluation.report.evaluate
     """
-    import torch
-
     from dataset.augment import Augment
     from dataset.loader import TrainLoader
-    from engine.distributed import leave_process_group, of_first_rank, rank, select_device, start_process_group, world_size
+    from engine.distributed import leave_process_group, of_first_rank, rank, world_size
     from engine.fit import check_steps, fit
 
-    torch.manual_seed(flags.seed)
-    device = select_device(flags.device)
-    start_process_group(device)
-    if flags.batch_size % world_size():
-        raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
+    device = join_processes(flags)
     train_set, val_set = open_data(flags)
     refuse_other_data(train_set)
     network, config, told = build_network(flags, train_set.classes, resumed)
@@ -81,6 +75,19 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     if run.active:
         show_training(run, best)
     leave_process_group()
+
+
+def join_processes(flags: argparse.Namespace):
+    """The device of this process, which from here on is seeded and together with the others."""
+    import torch
+
+    from engine.distributed import select_device, start_process_group, world_size
+    torch.manual_seed(flags.seed)
+    device = select_device(flags.device)
+    start_process_group(device)
+    if flags.batch_size % world_size():
+        raise ValueError(f"--batch-size is {flags.batch_size}, not a multiple of the {world_size()} processes")
+    return device
 
 
 def refuse_other_data(train_set) -> None:
