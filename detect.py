@@ -97,7 +97,7 @@ def find_inputs(paths):
     for path in paths:
         pattern = os.path.join(glob.escape(path), "*") if os.path.isdir(path) else path
         found = [path] if os.path.isfile(path) else sorted(glob.glob(pattern, recursive=True))
-        here = [Path(name) for name in found if name.lower().endswith(VIDEO_SUFFIXES)]
+        here = [Path(name) for name in found if name.lower().endswith(VIDEO_SUFFIXES) and os.path.isfile(name)]
         videos.update(dict.fromkeys(here))
         try:
             pictures.update((picture, None) for picture in find_pictures([path]) if picture not in here)

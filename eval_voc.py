@@ -52,9 +52,14 @@ def open_data(flags: argparse.Namespace, checkpoint: dict):
 
 
 def default_split(folders: list) -> str:
+    """The list that all folders have, "all" where none has one to judge by. Raises ValueError where some have and others have not."""
     from dataset.voc_folder import find_splits
     lists = [find_splits(folder) for folder in folders]
-    return next((name for name in ("test", "val") if all(name in splits for splits in lists)), "all")
+    common = next((name for name in ("test", "val") if all(name in splits for splits in lists)), "all")
+    if common == "all" and (held := [f"{folder}: {', '.join(splits) or 'none'}" for folder, splits in zip(folders, lists, strict=True)
+                                     if len(folders) > 1 and any({"test", "val"} & {*other} for other in lists)]):
+        raise ValueError(f"no list to judge by that all folders of --data have ({'; '.join(held)}); name one with --split, or fewer folders")
+    return common
 
 
 def main(argv: list | None = None) -> dict:

@@ -36,7 +36,7 @@ MODEL_FLAGS = {
     "quality": ("quality", "centerness", CHOICES["quality"], "what the quality branch predicts"),
     "quality_tower": ("quality_tower", "box", CHOICES["quality_tower"], "tower that carries the quality branch"),
     "assignment": ("assignment", "ranges", CHOICES["assignment"], "positives by size ranges and centre sampling, or by ATSS"),
-    "center_radius": ("center_sampling_radius", 1.5, number(float, 0.5), "centre sampling radius in strides; inf turns it off"),
+    "center_radius": ("center_sampling_radius", 1.5, number(float, 0.5, finite=False), "centre sampling radius in strides; inf turns it off"),
     "range_ends": ("range_ends", "closed", CHOICES["range_ends"], "whether the ends of a level's range belong to it"),
     "location_offset": ("location_offset", 0.5, CHOICES["location_offset"], "of a location in its cell, in strides"),
     "strides_from_grid": ("strides_from_grid", False, switch, "a level's stride is padded size // grid size"),
@@ -62,7 +62,7 @@ MODEL_FLAGS = {
     "nms_iou_threshold": ("nms_iou_threshold", None, number(float, 0, 1), "overlap above which the lower score goes; if not given 0.6, with two stages 0.5"),
     "max_detections": ("max_detections", 100, number(int, 1), "detections of a picture"),
 }
-SETTLED = ("model", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "normalizer_floor", "ema",
+SETTLED = ("model", "preset", *MODEL_FLAGS, "weights", "freeze", "momentum", "weight_decay", "backbone_lr", "normalizer_momentum", "normalizer_floor", "ema",
            "amp", "teacher")       # that a resumed run cannot change
 
 

@@ -75,6 +75,8 @@ def open_data(flags: argparse.Namespace):
     if val_split == "none":
         if flags.val_split == "auto" and {*train_split} != {"train"} and any("val" in splits for splits in lists):
             train_set.notes.append("not only 'train' is trained on, so that no list is taken to evaluate on by itself; --val-split val, or --val-data DIR, names one")
+        elif flags.val_split == "auto" and (some := [folder for folder, splits in zip(flags.data, lists, strict=True) if "val" in splits]):
+            train_set.notes.append(f"only {', '.join(some)} has a list val, not all folders of --data, so that none is taken to evaluate on by itself; --val-data DIR names one")
         return train_set, None
     return train_set, VOCDataset(flags.val_data or flags.data, None if val_split == "all" else val_split, classes=train_set.classes, **options)
 

@@ -63,7 +63,7 @@ def train(flags: argparse.Namespace, resumed: dict | None, folder: Path, open_da
     save_sample(loader, train_set.classes, run)
 
     started = time.perf_counter()
-    judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device, options.amp) if val_set else None
+    judge = make_judge(val_set, evaluate, checkpoint["input"], flags, device) if val_set else None
     try:
         best = fit(network, loader, judge, run, options, device, checkpoint, resumed,
                    *incomplete_labels(flags, len(train_set.classes), first_teacher, run))
@@ -142,15 +142,15 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     return network, config, told
 
 
-def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device, amp):
-    """network -> metrics on the evaluation set, in original pixels."""
+def make_judge(val_set, evaluate, sizes: dict, flags: argparse.Namespace, device):
+    """network -> metrics on the evaluation set, in original pixels and full precision: those of the evaluation commands."""
     from dataset.loader import eval_loader
     from engine.predict import predict
     loader = eval_loader(val_set, **sizes, overlap=TILE_OVERLAP, batch_size=flags.batch_size, workers=flags.workers,
                          pin_memory=device.type == "cuda")
 
     def judge(network) -> dict:
-        found = predict(network, loader, device, amp, progress=False, nms_iou_threshold=network.config.nms_iou_threshold)
+        found = predict(network, loader, device, progress=False, nms_iou_threshold=network.config.nms_iou_threshold)
         return evaluate(found, val_set.truth(), val_set.classes)
     return judge
 

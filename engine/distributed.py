@@ -1,7 +1,7 @@
 """One device, several in one process (DataParallel), or one process a device (DDP under torchrun): the gradient is the same.
 
 A network returns each loss as (sum, count). The pairs of all replicas and ranks are added and divided once, so that a
-picture weighs the same wherever it was computed.
+picture weighs the same wherever it was computed. But each process pads its pictures to the largest of its own, and group norms see the padding.
 """
 import atexit
 import ctypes
@@ -153,7 +153,7 @@ def combine(losses: dict[str, Tensor], asked: bool = False, smooth=lambda counts
     smooth  counts [K] over all -> those to divide by, e.g. RunningCounts
 
     part = sum over all replicas and ranks / max(smooth(count over all), 1). DDP averages gradients over the ranks, so this
-    rank's share is multiplied with their number. Law: the gradient does not depend on how the batch was split.
+    rank's share is multiplied with their number. Law: the gradient does not depend on how a batch of one padded size was split.
     """
     local = torch.stack([pairs.sum(0) for pairs in losses.values()])                      # [K, 2]
     everywhere = torch.cat([local.detach(), local.new_full((1, 2), float(asked))])

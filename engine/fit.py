@@ -91,7 +91,8 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.amp is torch.float16)
         self.state = {"epoch": 0, "batch": 0, "step": 0, "best": {}, "seconds": 0.0, "steps_per_epoch": len(loader)}
         self.metrics, self.finished, self.stepping, self.saved = {}, False, False, time.perf_counter()
-        self.recent = Meter()           # of the steps since the last row of steps.csv
+        self.meter, self.recent = Meter(), Meter()          # of the epoch, and of the steps since the last row of steps.csv
+        self.closed = None              # the step that close_epoch was last through with
         self.counts = RunningCounts(options.normalizer_momentum, options.normalizer_floor)
         self.total_steps = options.epochs * len(loader)
         self.last_step = min(self.total_steps, options.max_steps or self.total_steps)
@@ -100,7 +101,6 @@ class _Training:
     def run_epoch(self, stop) -> None:
         """The rest of the current epoch, or up to the last step. Stops, with a checkpoint, when all ranks know of a signal; what
         breaks off a step half-made leaves the checkpoint of before."""
-        self.meter = Meter()
         self.network.train()
         try:
             for batch, infos in self.loader.batches(self.state["epoch"], self.state["batch"]):
@@ -198,7 +198,8 @@ class _Training:
         self.run.row({"epoch": epoch, "step": self.state["step"], "seconds": round(self.state["seconds"], 1),
                       **averages, **{name: now.get(name) for name in ("mAP", "mAP_50", "mAP_50_95")}})
         if complete:
-            self.state["epoch"], self.state["batch"] = epoch, 0
+            self.state["epoch"], self.state["batch"], self.meter = epoch, 0, Meter()
+        self.closed = self.state["step"]
         self.save("last.pth")
         if dist.is_initialized():
             dist.barrier()
@@ -212,7 +213,8 @@ class _Training:
             if whole:
                 contents["training"] = {
                     **self.state, "seconds": self.state["seconds"] + unbooked, "model": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
-                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state}
+                    "scaler": self.scaler.state_dict(), "counts": self.counts.mean, "teacher": self.teacher and self.teacher.state,
+                    "meter": self.meter.state(), "recent": self.recent.state(), "closed": self.closed}
             save_checkpoint(self.run.folder / name, contents)
 
     def restore(self, last: dict) -> None:
@@ -228,7 +230,9 @@ class _Training:
             self.teacher.state.update(training["teacher"])       # runs of before its warnings had pauses of their own have less of it
         self.state = {name: training[name] for name in self.state}
         self.metrics = last["metrics"]
-        self.finished = self.state["step"] >= self.last_step and self.state["batch"] == 0
+        self.meter, self.recent = Meter(training.get("meter")), Meter(training.get("recent"))        # absent from runs of before these went on
+        self.state["seconds"] -= self.meter.elapsed()           # run_epoch adds those of the whole epoch
+        self.finished = self.state["step"] >= self.last_step and (self.state["batch"] == 0 or training.get("closed") == self.state["step"])
         self.bar.update(self.state["step"])
 
     def keep_batch(self, numbers: dict, batch: dict, infos: list) -> None:

@@ -51,7 +51,7 @@ class RunLog:
             self.say(f"epoch {values['epoch']} step {values['step']}  " + "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
     def steps_row(self, values: dict) -> None:
-        """The numbers of the last STEPS_A_ROW steps."""
+        """The losses of the last STEPS_A_ROW steps in the mean, and the last one's learning rate."""
         if self.active:
             self._write("steps.csv", "step", values, "steps/")
 
@@ -62,7 +62,7 @@ class RunLog:
             with open(path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 columns, rows = reader.fieldnames or [], [row for row in reader if int(row[key]) < values[key]]
-        if not {*values} <= {*columns}:     # a run resumed within its first evaluation wrote a row without losses
+        if not {*values} <= {*columns}:     # a run of before, resumed within its first evaluation, wrote a row without losses
             columns = [*values, *(name for name in columns if name not in values)]
         partial = path.with_suffix(".partial")
         with open(partial, "w", newline="", encoding="utf-8") as file:
@@ -90,16 +90,20 @@ def claim_run_folder(folder: Path) -> Path:
 
 def next_run_folder(root: Path, name: str) -> Path:
     """root/name-1, root/name-2, ...: the first number after every one in use."""
-    numbers = [int(path.name.rsplit("-", 1)[1]) for path in root.glob(f"{name}-*") if path.name.rsplit("-", 1)[1].isdigit()]
+    numbers = [int(path.name.rsplit("-", 1)[1]) for path in root.glob(f"{name}-*") if path.name.rsplit("-", 1)[1].isdecimal()]
     return root / f"{name}-{max(numbers, default=0) + 1}"
 
 
 class Meter:
-    """Means of an epoch, and the share of time spent waiting for data."""
+    """Means of an epoch, and the share of time spent waiting for data. `state` goes on from what state() was."""
 
-    def __init__(self):
-        self.sums, self.steps, self.images, self.waiting, self.rate = {}, 0, 0, 0.0, None
-        self.started = self.mark = time.perf_counter()
+    def __init__(self, state: tuple | None = None):
+        self.sums, self.steps, self.images, self.waiting, self.rate, elapsed = state or ({}, 0, 0, 0.0, None, 0.0)
+        self.mark = time.perf_counter()
+        self.started = self.mark - elapsed
+
+    def state(self) -> tuple:
+        return {**self.sums}, self.steps, self.images, self.waiting, self.rate, self.elapsed()
 
     def waited(self) -> None:
         self.waiting += time.perf_counter() - self.mark

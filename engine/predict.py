@@ -11,12 +11,11 @@ CONTAINED = 0.7  # a cut box with this share of its area inside a larger one is 
 RIVAL_SCORE = 0.5  # unless the larger one scores less than this share of the fragment's score
 
 
-def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_threshold=0.6):
-    """Detections of every picture the loader shows, in the picture's own pixels.
+def predict(network, loader, device, progress=True, nms_iou_threshold=0.6):
+    """Detections of every picture the loader shows, in the picture's own pixels. In float32, so that they are the same wherever they are asked for.
 
     network    called as network(images, image_sizes); already on `device`; its train and eval modes are left as found
     loader     iterable of (batch, infos); a picture may come in several windows, in any order
-    amp_dtype  torch.bfloat16, torch.float16 or None for float32
     returns    {image_id: {"boxes" float32 [K,4], "scores" float32 [K], "labels" int64 [K]}} on the CPU, best first,
                boxes clipped to the picture; every id of the loader is there, with K = 0 where nothing was found. "masks"
                float32 [K,S,S], which util.masks.paste_masks puts into the picture, where the network gives them
@@ -30,7 +29,7 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
     network.eval()
     try:
         for batch, infos in tqdm(loader, desc="predict", unit="batch", disable=not progress, dynamic_ncols=True):
-            outputs = detect_batch(network, batch, device, amp_dtype)
+            outputs = detect_batch(network, batch, device)
             for output, info, image_size in zip(outputs, infos, batch["image_sizes"].cpu(), strict=True):
                 found.setdefault(info["image_id"], []).append((map_to_picture(output, info, image_size), info))
     finally:
@@ -44,7 +43,7 @@ def predict(network, loader, device, amp_dtype=None, progress=True, nms_iou_thre
 
 def detect_batch(network, batch, device, amp_dtype=None):
     """The network's own output for one batch. The input becomes channels_last, and convolutions follow it; the weights
-    keep their layout, so that training goes on bit for bit as if there had been no prediction.
+    keep their layout, so that training goes on bit for bit as if there had been no prediction. amp_dtype torch.bfloat16, torch.float16 or None for float32.
     """
     with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         images = batch["images"].to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)

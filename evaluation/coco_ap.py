@@ -19,7 +19,7 @@ from evaluation.voc_ap import class_curves
 from util.boxes import box_area, clip_boxes, xyxy_to_xywh
 from util.masks import paste_as_rle
 
-PROTOCOL = ("COCO: mAP is the mean over IoU 0.50, 0.55 .. 0.95 and classes of the precision at 101 recalls, at most 100 detections a picture; "
+PROTOCOL = ("COCO: mAP is the mean over IoU 0.50, 0.55 .. 0.95 and classes of the precision at 101 recalls, at most 100 detections of a class in a picture; "
             "small, medium, large: areas up to 32², 96², and above; crowds neither hit nor miss")
 MAX_DETECTIONS = (1, 10, 100)
 # name: (precision or recall, IoU or None for all, area, most detections); the first twelve numbers of the COCO server, in its order

@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.matching import Partners, match
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALL_POINTS = np.arange(0, 1.1, 0.1)  # as the devkit has them: the fourth is 0.30000000000000004, not 0.3
+RECALL_POINTS = np.arange(0, 1.1, 0.1)  # as the devkit's ports to Python have them: the fourth is 0.30000000000000004, not 0.3
 
 
 class Curve(NamedTuple):

@@ -270,6 +270,6 @@ def freeze_norms(module: nn.Module) -> None:
             frozen.load_state_dict(child.state_dict())
             setattr(module, name, frozen.requires_grad_(False))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"backbone_freeze must be none for this backbone (--freeze none): its layer {name} is a {type(child).__name__}, not a plain BatchNorm2d")
+            raise ValueError(f"backbone_freeze must be none for this backbone: its layer {name} is a {type(child).__name__}, not a plain BatchNorm2d")
         else:
             freeze_norms(child)

@@ -84,11 +84,13 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "NetworkConfig":
-        """Raises ValueError for a field that this version does not know."""
+        """Raises ValueError for a field that this version does not know, and for one that is missing."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"model config: unknown field {unknown[0]!r}; this version of the code does not know it")
-        return cls(**values)
+        if "num_classes" not in values:
+            raise ValueError("model config: has no num_classes")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 @dataclass(frozen=True)

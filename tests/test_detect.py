@@ -202,6 +202,8 @@ def test_inputs_whose_drawn_copies_would_be_one_file_are_refused(checkpoint, tmp
     assert not Path("out").exists()
     draw_picture(tmp_path / "1.png", (16, 8, 48, 40))
     assert detect.find_inputs(["1.png", str(tmp_path / "1.png"), "./1.png"]) == ([Path("1.png")], [])
+    Path("folder.mp4").mkdir()
+    assert Path("folder.mp4") not in detect.find_inputs(["."])[1]
 
 
 def test_a_video_that_ends_early_is_named(checkpoint, tmp_path, capsys):

@@ -96,6 +96,18 @@ def test_in_tiles_objects_are_found_once_each(tmp_path, folder, monkeypatch):
     assert metrics["mAP"] == 1 and metrics["all"]["detections"] == 8
 
 
+def test_folders_without_a_common_list_are_refused_rather_than_judged_with_their_training_pictures(folder, voc_maker, tmp_path):
+    other = voc_maker(tmp_path / "other", n=8)
+    assert eval_voc.default_split([folder, other]) == "test"
+    for name in ("test", "val"):
+        (other / "ImageSets" / "Main" / f"{name}.txt").unlink()
+    with pytest.raises(ValueError, match=r"no list to judge by that all folders of --data have \(.*voc: test, train, trainval, val; .*other: train, trainval\)"):
+        eval_voc.default_split([folder, other])
+    shutil.rmtree(other / "ImageSets")
+    with pytest.raises(ValueError, match="other: none"):
+        eval_voc.default_split([folder, other])
+
+
 def test_the_split_is_test_else_val_else_all(tmp_path, folder, monkeypatch, capsys):
     lists = folder / "ImageSets" / "Main"
     assert eval_voc.default_split([folder]) == "test"

@@ -98,7 +98,8 @@ def test_two_runs_with_one_seed_are_equal(tmp_path):
     assert same(run_fit(tmp_path / "a")[0].state_dict(), run_fit(tmp_path / "b")[0].state_dict())
 
 
-def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
+def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.fit.STEPS_A_ROW", 3)
     whole, _ = run_fit(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run_fit(tmp_path / "broken", Loader(interrupt=(1, 2)))
@@ -108,6 +109,8 @@ def test_a_run_interrupted_in_mid_epoch_goes_on_as_if_unbroken(tmp_path):
     assert same(whole.state_dict(), resumed.state_dict())
     a, b = (load_checkpoint(tmp_path / name / "last.pth") for name in ("whole", "broken"))
     assert same(a["model"], b["model"]) and a["training"]["step"] == b["training"]["step"] == 15
+    for name in ("metrics.csv", "steps.csv"):
+        assert [(row["step"], row["loss"]) for row in rows(tmp_path / "broken", name)] == [(row["step"], row["loss"]) for row in rows(tmp_path / "whole", name)]
 
 
 @pytest.mark.parametrize("error, save_every, steps", [
@@ -232,15 +235,15 @@ def test_a_run_stopped_at_the_end_of_an_epoch_evaluates_it_when_resumed(tmp_path
     assert [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "broken")] == [(row["epoch"], row["mAP"]) for row in rows(tmp_path / "whole")]
 
 
-def test_a_run_stopped_in_its_first_evaluation_logs_its_losses_once_it_makes_steps_again(tmp_path):
+def test_a_run_stopped_in_its_first_evaluation_keeps_the_losses_of_its_epoch(tmp_path):
     def interrupted(network):
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         run_fit(tmp_path, evaluate=interrupted)
     run_fit(tmp_path, resume=load_checkpoint(tmp_path / "last.pth"), evaluate=lambda network: {"mAP": 0.5, "mAP_50_95": None})
-    first, second, third = rows(tmp_path)
-    assert [row["epoch"] for row in (first, second, third)] == ["1", "2", "3"] and first["mAP"] == third["mAP"] == "0.5"
-    assert first["loss"] == "" and float(second["loss"]) > 0 and float(third["loss"]) > 0
+    assert [(row["epoch"], row["mAP"]) for row in rows(tmp_path)] == [(number, "0.5") for number in "123"]
+    run_fit(tmp_path / "whole")
+    assert [row["loss"] for row in rows(tmp_path)] == [row["loss"] for row in rows(tmp_path / "whole")]
 
 
 def test_a_crash_in_the_evaluation_loses_no_training(tmp_path):
@@ -350,7 +353,9 @@ def test_the_score_threshold_of_the_newest_evaluation_is_kept_also_by_a_resumed_
     assert last["score_threshold"] == 0.3                   # of the checkpoint that was given
 
 
-def test_a_run_that_is_through_is_left_as_it_is(tmp_path):
-    _, last = fit_weights(tmp_path, lambda network: {"mAP": 0.5}, max_steps=5)
-    fit_weights(tmp_path, lambda network: pytest.fail("it was evaluated"), resume=last, max_steps=5)
-    assert len(rows(tmp_path)) == 1
+@pytest.mark.parametrize("steps", [5, 7])           # an epoch, and two steps more
+def test_a_run_that_is_through_is_left_as_it_is(tmp_path, steps):
+    _, last = fit_weights(tmp_path, lambda network: {"mAP": 0.5}, max_steps=steps)
+    before = rows(tmp_path)
+    fit_weights(tmp_path, lambda network: pytest.fail("it was evaluated"), resume=last, max_steps=steps)
+    assert rows(tmp_path) == before

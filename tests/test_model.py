@@ -101,7 +101,7 @@ def timm(monkeypatch):
 def test_only_plain_batch_norms_are_frozen_and_others_are_refused(timm):
     assert isinstance(build_backbone("timm:plain", "norm").network[1], FrozenBatchNorm2d)
     assert type(build_backbone("timm:fused", "none").network[1]) is NormAndReLU
-    with pytest.raises(ValueError, match=r"backbone_freeze must be none for this backbone \(--freeze none\): its layer 1 is a NormAndReLU"):
+    with pytest.raises(ValueError, match=r"backbone_freeze must be none for this backbone: its layer 1 is a NormAndReLU"):
         build_backbone("timm:fused", "norm")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.predict import merge_windows, predict
+from engine.predict import detect_batch, merge_windows, predict
 
 
 class Stub(nn.Module):
@@ -90,7 +90,7 @@ def test_modes_are_restored_when_the_network_raises():
 
 def test_amp_dtype_reaches_the_network():
     network = Stub([[]])
-    predict(network, [batch_of(info("a"))], "cpu", amp_dtype=torch.bfloat16, progress=False)
+    detect_batch(network, batch_of(info("a"))[0], torch.device("cpu"), torch.bfloat16)
     assert network.calls[0][3] == torch.bfloat16
 
 

@@ -559,6 +559,14 @@ def test_what_is_evaluated_on_is_never_what_was_asked_to_be_trained_on(tmp_path,
     assert len(open_data("--data", voc_folder, "--train-split", "test", "--val-split", "val")[1]) == 3
 
 
+def test_a_list_val_that_only_some_folders_have_is_told_of(tmp_path, voc_folder, voc_maker):
+    other = voc_maker(tmp_path / "other")
+    (other / "ImageSets" / "Main" / "val.txt").unlink()
+    train_set, val_set = open_data("--data", voc_folder, other)
+    assert val_set is None and any(f"only {voc_folder} has a list val" in note for note in train_set.notes)
+    assert len(open_data("--data", voc_folder, other, "--val-data", voc_folder)[1]) == 3
+
+
 def test_a_trainval_that_holds_more_than_train_and_val_is_pointed_out(tmp_path, voc_folder, voc_maker):
     folder = voc_maker(tmp_path / "more")
     with open(folder / "ImageSets" / "Main" / "trainval.txt", "a") as file:

@@ -100,12 +100,12 @@ def file_words(parser, values, source):
     return words
 
 
-def number(kind, low, high=float("inf"), step=None):
+def number(kind, low, high=float("inf"), step=None, finite=True):
     """A `type` for argparse: an int or float (`kind`) in low..high, and a multiple of `step`."""
 
     def read(text):
         value = kind(text)
-        if not low <= value <= high:
+        if not low <= value <= high or finite and value == float("inf"):
             rule = f"{low} or more" if high == float("inf") else f"in {low}..{high}"
             raise argparse.ArgumentTypeError(f"is {text}, must be {rule}")
         if step and value % step:
