@@ -229,10 +229,10 @@ def _check_overlap(lists, examined, faults):
 def _one_based(members):
     """False where more boxes start at 0 than at 1; True where more start at 1, and none has a fraction, as edges have; None: no sign."""
     corners = [each.corners for member in members if member.size for each in member.annotation.objects]
-    at_zero, at_one = (sum(start in (x, y) for x, y, *_ in corners) for start in (0, 1))
-    if at_zero >= max(1, at_one):
+    at_zero, at_one = (sum(start == min(x, y) for x, y, *_ in corners) for start in (0, 1))
+    if at_zero > at_one:
         return False
-    return True if at_one and all(value == int(value) for box in corners for value in box) else None
+    return True if at_one > at_zero and all(value == int(value) for box in corners for value in box) else None
 
 
 def format_report(report):

@@ -2,6 +2,8 @@
 import json
 import math
 import os
+import posixpath
+import unicodedata
 from collections import Counter
 from itertools import compress
 from pathlib import Path
@@ -18,7 +20,7 @@ from util.masks import decode_rle, encode_rle
 
 def read_instances(path) -> dict:
     """The contents of an instances json: lists of dicts under "images", "annotations" and "categories", the ids of pictures and categories
-    unique, names too, and without blanks at their ends, as VOC's; file names with / for Windows's separator.
+    unique, names too, and without blanks at their ends, as VOC's; file names with / for Windows's separator, and without detours ("./a.jpg").
 
     Raises ValueError where it is no JSON or no such file; single bad annotations are COCODataset's affair.
     """
@@ -39,9 +41,12 @@ def read_instances(path) -> dict:
     for category in contents["categories"]:
         if isinstance(category["name"], str):
             category["name"] = " ".join(category["name"].split())
+            if not category["name"] or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in category["name"]):
+                raise ValueError(f"{path}: name {category['name']!r} in 'categories' must be a text that can be printed, and not empty")
     for image in contents["images"]:
-        if isinstance(image["file_name"], str):
-            image["file_name"] = image["file_name"].replace("\\", "/")
+        if not isinstance(image["file_name"], str) or not image["file_name"].strip():
+            raise ValueError(f"{path}: image {image['id']}: file_name is {image['file_name']!r}, must be the name of a picture")
+        image["file_name"] = posixpath.normpath(image["file_name"].replace("\\", "/"))
     for part, key in (("images", "id"), ("categories", "id"), ("categories", "name")):
         _refuse_repeats(path, part, key, [entry[key] for entry in contents[part]])
     return contents
@@ -96,7 +101,7 @@ def choose_pair(folder, part):
 
 def picture_file(images, file_name, where: str) -> Path:
     """The file of a file_name, which must lie below the folder `images`. Raises ValueError, which begins with `where`, for one outside."""
-    name = Path(os.path.normpath(str(file_name)))
+    name = Path(os.path.normpath(file_name))
     if name.anchor or name.parts[:1] == ("..",):
         raise ValueError(f"{where}: file_name is '{file_name}', which lies outside {images}")
     return Path(images) / name
@@ -107,7 +112,7 @@ def good_pictures(path, images, entries, decode):
     below the folder `images`. What only decoding shows is bad too with `decode`.
     """
     good, bad = [], []
-    times = Counter(os.path.normpath(str(entry["file_name"])) for entry in entries)
+    times = Counter(entry["file_name"] for entry in entries)
     for entry in entries:
         where = f"{path}: image {entry['id']}"
         try:
@@ -115,7 +120,7 @@ def good_pictures(path, images, entries, decode):
             if not all(isinstance(side, (int, float)) for side in said or ()):
                 raise ValueError(f"{where}: height and width are {said[0]!r} and {said[1]!r}, must be numbers")
             picture = picture_file(images, entry["file_name"], where)
-            if times[os.path.normpath(str(entry["file_name"]))] > 1:
+            if times[entry["file_name"]] > 1:
                 raise ValueError(f"{where}: file_name is '{entry['file_name']}', as that of another image; all objects of a picture must have one image_id")
             good.append((entry, picture, *upright_size(picture, said, f"{where}: its size")))
         except ValueError as error:

@@ -3,6 +3,7 @@ import glob
 import io
 import os
 import re
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # of 90 million pixels and more; from twice as many on it is an error
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -78,6 +78,8 @@ def read_annotation(path) -> Annotation:
                 objects.append(VocObject(number, name, corners, difficult or crowd, crowd, origin))
             except ValueError as error:
                 problems.append(f"{path}: object {number} ({name}) {error}")
+    if not objects and not problems and any(each.tag.lower().endswith("bndbox") for each in root.iter()):
+        raise ValueError(f"{path}: is no VOC annotation, it has a bndbox, but no <object> directly within <annotation>")
     return Annotation(size if all(size) else None, objects, problems)
 
 
@@ -99,7 +101,9 @@ def box_edges(corners, size, one_based=True):
     """
     xmin, ymin, xmax, ymax = corners
     written = f"(xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g})"
-    if not (np.float32(xmin) < np.float32(xmax) and np.float32(ymin) < np.float32(ymax)):  # as the target will hold them
+    with np.errstate(over="ignore"):
+        as_held = np.array(corners, dtype=np.float64).astype(np.float32)  # by the target
+    if not (as_held[:2] < as_held[2:]).all():
         raise ValueError(f"must have xmin < xmax and ymin < ymax, not {written}")
     height, width = size
     x1, y1 = max(xmin - one_based, 0.0), max(ymin - one_based, 0.0)
@@ -124,13 +128,15 @@ class VOCDataset(AnnotatedPictures):
     one_based   VOC's 1-based inclusive pixels; False: the numbers are 0-based edges already
     skip_bad    False: the first bad file or object ends it with a ValueError; True: what is bad is left out
     pseudo_weight   factor on the weight of pseudo labels
+
+    .numbers    the place of each object in its file, from 1, all pictures one after another
     """
 
     def __init__(self, folders, split=None, classes=None, one_based=True, skip_bad=False, pseudo_weight=1.0):
         super().__init__()
         folders = [Path(folder) for folder in ([folders] if isinstance(folders, (str, Path)) else folders)]
         splits = dict(zip(folders, split if isinstance(split, list) else [split] * len(folders), strict=True))
-        self.objects_at_zero = 0
+        self.objects_at_zero, self.numbers = 0, []
         for folder, name in splits.items():
             members, problems, notes = list_members(folder, name)
             self.skipped += problems
@@ -165,6 +171,7 @@ class VOCDataset(AnnotatedPictures):
                 continue
             try:
                 objects.append((name, box_edges(corners, size, one_based), difficult, crowd, origin))
+                self.numbers.append(number)
             except ValueError as error:
                 self.skipped.append(f"{member.xml}: object {number} ({name}) {error}")
         self._add(id, member.picture, size, objects)

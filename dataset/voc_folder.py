@@ -1,11 +1,15 @@
 """Folders in PASCAL VOC layout: where XML files and pictures lie, and which of them the lists in ImageSets name."""
 import codecs
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
 from dataset.pictures import SUFFIXES, is_picture, natural_order
+
+
+FLAG = r"\s+[+-]?[01]$"
 
 
 class Member(NamedTuple):
@@ -70,10 +74,16 @@ def wider_trainval(folder):
     return f"{folder}: trainval lists {more} pictures that neither train nor val does; --train-split trainval takes them" if more and train else None
 
 
+def has_flags(lines):
+    """Whether every line that is not blank ends in a column of +1/-1/0, as those of VOC's lists of one class do: "photo 1" alone is a name."""
+    rows = [line.strip() for line in lines if line.strip()]
+    return bool(rows) and all(re.search(FLAG, row) for row in rows)
+
+
 def read_split(path, known=()):
-    """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off, a picture's
-    suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by its
-    first bytes, UTF-16."""
+    """The ids of a list file in its order, repeats included. A last column of +1/-1/0 flags is taken off where every line has one, a
+    picture's suffix too, unless the line as it stands is one of the `known` ids. Raises ValueError for what is neither UTF-8 nor, by
+    its first bytes, UTF-16."""
     data, ids = Path(path).read_bytes(), []
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
@@ -81,10 +91,11 @@ def read_split(path, known=()):
     except UnicodeDecodeError as error:
         kind = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise ValueError(f"{path}: is not {kind}, byte {error.start + 1} is 0x{data[error.start]:02x}; save it as UTF-8") from None
+    flagged = has_flags(lines)
     for line in lines:
         line = line if line in known else line.strip()
         if line and line not in known:
-            line = re.sub(r"\s+[+-]?[01]$", "", line)
+            line = re.sub(FLAG, "", line) if flagged else line
             line = line[: -len(Path(line).suffix)] if is_picture(Path(line)) else line
         if line:
             ids.append(line)
@@ -109,18 +120,31 @@ def index_layout(folder):
     """(XML files, pictures) of a folder, each as {id: [files]}; the id is the path without suffix below Annotations or
     JPEGImages, sub-folders included, or the name where XML files and pictures lie side by side."""
     annotations, pictures = find_layout(folder)
-    pattern = "*" if annotations == pictures else "**/*"
-    return (_by_id(annotations, pattern, lambda path: path.suffix.lower() == ".xml"),
-            _by_id(pictures, pattern, is_picture))
+    deep = annotations != pictures
+    return (_by_id(annotations, deep, lambda path: path.suffix.lower() == ".xml"),
+            _by_id(pictures, deep, is_picture))
 
 
-def _by_id(folder, pattern, wanted):
+def _by_id(folder, deep, wanted):
     found = {}
-    for path in sorted(folder.glob(pattern)):
-        name = path.relative_to(folder)
-        if wanted(path) and not any(part.startswith(".") for part in name.parts):       # of macOS, Jupyter, ...
-            found.setdefault(normalize("NFC", name.with_suffix("").as_posix()), []).append(path)     # macOS takes an umlaut apart
+    for path in sorted(filter(wanted, _files(folder, deep))):
+        id = path.relative_to(folder).with_suffix("").as_posix()
+        found.setdefault(normalize("NFC", id), []).append(path)     # macOS takes an umlaut apart
     return found
+
+
+def _files(folder, deep, above=()):
+    """The files of a folder, and with `deep` of those below it, but for hidden ones (of macOS, Jupyter, ...). Links are followed, except
+    to a folder that is one of those `above`, where they would never end."""
+    above = (*above, os.path.realpath(folder))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield Path(entry.path)
+            elif deep and os.path.realpath(entry.path) not in above:
+                yield from _files(entry.path, deep, above)
 
 
 def list_members(folder, split=None):

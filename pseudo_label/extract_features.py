@@ -19,8 +19,9 @@ import re
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
-from pseudo_label.labels import add_place, by_image, file_digest, human, read_labels, write_json
+from pseudo_label.labels import add_place, by_image, file_digest, human, read_json, read_labels, write_json
 from util.command_line import Parser, number, one_sentence_errors
 
 CELLS = 16          # longest side of a box, in cells of the level that its feature comes from
@@ -130,6 +131,8 @@ def run_teacher(file, shown, labels_of, categories, images, device, batch_size, 
     if not shown:
         return
     tile, image_of = checkpoint["input"]["tile"], {(Path(images) / each["file_name"]).as_posix(): each for each in shown}
+    if lost := [path for path in image_of if not Path(path).is_file()]:
+        raise ValueError(f"{lost[0]}: no such picture")
     pictures = Pictures(image_of)
     for path, size in zip(pictures.ids, map(pictures.size, range(len(pictures))), strict=True):
         if tile and max(size) > tile:
@@ -168,6 +171,26 @@ def detections_of(output: dict, boxes, size: tuple, image_id, teacher: str, conf
             for bbox, label, score, own, ctr in rows]
 
 
+def refuse_foreign(output: Path) -> None:
+    """Makes the folder. Raises ValueError where it holds a detections.json or features.npz that was not written here, and would be lost."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("detections.json", "features.npz"):
+        if (output / name).exists() and not is_own(output / name):
+            raise ValueError(f"--output {output}: holds {name}, which no earlier call has left there, and would be replaced; name another folder, or move it away")
+
+
+def is_own(path: Path) -> bool:
+    from pseudo_label.query_nearest_neighbors import ARRAYS
+    try:
+        if path.suffix == ".npz":
+            with ZipFile(path) as file:
+                return {f"{name}.npy" for name in ARRAYS} <= {*file.namelist()}
+        found = read_json(path)
+    except (OSError, ValueError, BadZipFile):
+        return False
+    return isinstance(found, list) and all(isinstance(each, dict) and {"cls", "ctr", "teacher"} <= each.keys() for each in found)
+
+
 def write_found(detections: list, arrays: dict, output, features=True) -> None:
     import numpy as np
     output = Path(output)
@@ -196,7 +219,10 @@ def main(argv: list | None = None) -> None:
     flags = parser.parse_args(argv)
     with one_sentence_errors():
         labels = read_labels(flags.source, flags.images, flags.split, flags.skip_bad, need_images=True)
+        if not labels.contents["images"]:
+            raise ValueError(f"{flags.source}: lists no picture")
         teachers = teachers_of(labels.contents, flags.checkpoint, flags.folds)
+        refuse_foreign(Path(flags.output))
         detections, arrays = extract(labels.contents, labels.images, teachers, flags.device, flags.batch_size, flags.workers,
                                      not flags.no_features)
         write_found(detections, arrays, flags.output, not flags.no_features)

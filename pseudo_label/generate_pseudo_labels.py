@@ -17,9 +17,7 @@ no label that was dropped: how often a class's detections of some score lie on a
 Humans' labels stay as they are; pseudo labels that the source has already are replaced. What a pseudo label says of itself:
 pseudo_label/labels.py. train_coco.py and train_voc.py train on the result, with --pseudo-weight.
 """
-import json
-
-from pseudo_label.labels import add_place, human, read_labels, refuse_existing, trouble_with, write_labels
+from pseudo_label.labels import add_place, first_free, human, read_json, read_labels, refuse_existing, trouble_with, write_labels
 from util.command_line import Parser, number, one_sentence_errors
 
 POLICIES = ("seed", "fixed", "count", "precision")      # of pseudo_label/policies.py, which imports torch
@@ -27,11 +25,7 @@ POLICIES = ("seed", "fixed", "count", "precision")      # of pseudo_label/polici
 
 def read_detections(path, contents: dict) -> list:
     """COCO results of the pictures and categories of `contents`. Raises ValueError, naming the file and the place, for others."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            detections = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    detections = read_json(path)
     images, categories = ({each["id"]: each for each in contents[part]} for part in ("images", "categories"))
     for place, each in enumerate(detections if isinstance(detections, list) else [None], start=1):
         if not isinstance(each, dict) or not {"image_id", "category_id", "bbox", "score"} <= each.keys():
@@ -42,12 +36,15 @@ def read_detections(path, contents: dict) -> list:
 
 
 def trouble_with_place_and_score(detection: dict, image: dict) -> str | None:
-    (x, y, w, h), score = detection["bbox"], detection["score"]
-    width, height = image.get("width"), image.get("height")
+    from dataset.coco import xywh_edges
+    score = detection["score"]
     if not isinstance(score, (int, float)) or not 0 <= score <= 1:
         return f"score is {score!r}, must be a number in 0..1"
-    if width and height and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
-        return f"bbox is {detection['bbox']}, which lies outside the {width}x{height} picture {image['file_name']}"
+    try:
+        if image.get("width") and image.get("height"):
+            xywh_edges(detection["bbox"], (image["height"], image["width"]))        # as training judges what is made of it
+    except (TypeError, ValueError) as error:
+        return f"bbox is {detection['bbox']}, in {image['file_name']} it {error}"
     return None
 
 
@@ -61,7 +58,7 @@ def generate(contents: dict, detections: list, policy: str, options, first_id: i
         raise ValueError(f"policy {policy} makes not one pseudo label of {len(detections)} detections (best score {best:.3f}; "
                          f"{', '.join(f'{name} {value:.3g}' for name, value in told.items())}); training on none would be training as before")
     used = [int(each["id"]) for each in kept if str(each["id"]).isdigit()]
-    start = first_id or max([contents["info"].get("partial", {}).get("first_id", 1), *(id + 1 for id in used)])
+    start = first_id or first_free(contents["info"], used)
     pseudo = [{"id": id, "image_id": each["image_id"], "category_id": each["category_id"], "bbox": each["bbox"], "segmentation": [],
                "area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0, "ispseudo": True, **more}
               for id, (each, more) in enumerate(chosen, start=start)]

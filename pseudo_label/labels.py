@@ -90,16 +90,18 @@ def trouble_with(annotation, image_ids, category_ids) -> str | None:
 
 
 def refused(annotation, sizes) -> str | None:
-    """What training would refuse: marks, and a box that its picture, of a size (h, w) in `sizes`, does not show. `ispseudo`, where it stands,
-    is a bool afterwards."""
-    from dataset.annotated import read_origin
+    """What training would refuse: marks, and a box that its picture, of a size (h, w) in `sizes`, does not show. The marks are plain afterwards,
+    as training reads them: `ispseudo` a bool, `zone` in small letters, numbers no texts, and none is None."""
+    from dataset.annotated import ORIGIN_KEYS, read_origin
     from dataset.coco import is_set, xywh_edges
     try:
         for key in ("iscrowd", "ignore", "difficult"):
             is_set(annotation, key)
-        pseudo = read_origin(annotation).pseudo
-        if "ispseudo" in annotation:
-            annotation["ispseudo"] = pseudo
+        origin = read_origin(annotation)
+        plain = {"ispseudo": origin.pseudo, "zone": "ignore" if origin.zone_ignore else "positive"}
+        for key in ORIGIN_KEYS:
+            if (value := annotation.pop(key, None)) is not None:
+                annotation[key] = plain[key] if key in plain else float(value) if isinstance(value, str) else value
         if annotation["image_id"] in sizes:
             xywh_edges(annotation["bbox"], sizes[annotation["image_id"]])
     except (TypeError, ValueError) as error:
@@ -145,13 +147,13 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
         print(f"note: {folder}: {len(dataset.skipped)} files or objects are bad and left out, as training does; the first: {dataset.skipped[0]}")
     images, xmls, info = find_layout(folder)[1], index_layout(folder)[0], _read_info(folder / INFO)
     contents, digest, tags = to_coco(dataset, images), hashlib.sha256(), {tag: read for tag, read in TAGS.items() if tag != "id" or info}
+    numbers = iter(dataset.numbers)
     for id, annotations in zip(dataset.ids, by_image(contents).values(), strict=True):
         data = xmls[id][0].read_bytes()
         digest.update(data)
         elements = ElementTree.fromstring(data).findall("object")
-        if len(elements) != len(annotations):           # a bad object is left out, and which is not known here
-            elements = [ElementTree.Element("object")] * len(annotations)
-        for element, annotation in zip(elements, annotations, strict=True):
+        for annotation in annotations:
+            element = elements[next(numbers) - 1]       # a bad one is left out
             found = {tag: read(element.findtext(tag).strip()) for tag, read in tags.items() if element.findtext(tag)}
             annotation |= found if "id" in found or not info else found | {"id": None}
     number_new(contents["annotations"], info)
@@ -165,20 +167,31 @@ def _read_voc(folder: Path, split: str, skip_bad: bool) -> Labels:
 
 def number_new(annotations: list, info: dict) -> None:
     """Gives those whose id is None, objects that somebody has added, numbers beyond all that are or were there."""
-    used = [each["id"] for each in annotations if isinstance(each["id"], int)]
-    beyond = count(max([info.get("partial", {}).get("first_id", 1), *(id + 1 for id in used)]))
+    beyond = count(first_free(info, [each["id"] for each in annotations if isinstance(each["id"], int)]))
     for each in annotations:
         if each["id"] is None:
             each["id"] = next(beyond)
 
 
+def first_free(info: dict, used: list) -> int:
+    """The first id beyond those `used`, and beyond those of the full file, which make_partial keeps in "info"."""
+    partial = info.get("partial")
+    told = partial.get("first_id") if isinstance(partial, dict) else None
+    return max([told if isinstance(told, int) else 1, *(id + 1 for id in used)])
+
+
 def _read_info(path: Path) -> dict:
     """What write_labels left there; {} for no file, and for a person's own of that name."""
+    info = read_json(path) if path.is_file() else {}
+    return info if isinstance(info, dict) and all(isinstance(info.get(part), dict) for part in IDS) else {}
+
+
+def read_json(path):
+    """Raises ValueError, naming the file, for what is missing or no JSON."""
     try:
-        info = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    return info if isinstance(info, dict) and all(isinstance(info.get(part, {}), dict) for part in IDS) else {}
 
 
 def with_ids(contents: dict, image_ids: dict | None, category_ids: dict) -> dict:
@@ -238,6 +251,13 @@ def refuse_inputs(output, *inputs) -> None:
     for source in filter(None, inputs):
         if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
             raise ValueError(f"--output {output}: is what is read, which it would replace; name another file or folder")
+
+
+def refuse_plot(output, *inputs) -> None:
+    """What is no PNG by its name, and what is read, is not drawn over."""
+    if Path(output).suffix.lower() != ".png":
+        raise ValueError(f"--output {output}: must end in .png")
+    refuse_inputs(output, *inputs)
 
 
 def refuse_existing(output, *inputs) -> None:

@@ -12,7 +12,7 @@ A teacher learnt that what is missing in its own pictures is background, so ther
 import re
 from pathlib import Path
 
-from pseudo_label.labels import add_place, read_labels, refuse_inputs, write_json
+from pseudo_label.labels import add_place, read_json, read_labels, refuse_inputs, write_json
 from pseudo_label.make_partial import draw
 from util.command_line import Parser, number, one_sentence_errors
 
@@ -33,11 +33,21 @@ def without_images(contents: dict, ids: list) -> dict:
             "annotations": [each for each in contents["annotations"] if each["image_id"] not in gone]}
 
 
+def files_of_earlier(output: Path, count: int) -> list:
+    """The train-K.json of an earlier call, which may have had more folds, as many as folds.json has. Raises ValueError where another file
+    lies in the way of one of `count` folds."""
+    folds = read_json(output / "folds.json") if (output / "folds.json").exists() else {"folds": []}
+    if not isinstance(folds, dict) or not isinstance(folds.get("folds"), list):
+        raise ValueError(f"--output {output}: holds a folds.json that is none of make_folds, and would be replaced; name another folder")
+    earlier = [output / f"train-{place}.json" for place in range(len(folds["folds"]))]
+    for path in [output / f"train-{place}.json" for place in range(len(earlier), count)]:
+        if path.exists():
+            raise ValueError(f"--output {output}: holds {path.name}, which no earlier call has left there, as folds.json would tell; name another folder, or move it away")
+    return earlier
+
+
 def write_folds(contents: dict, folds: list, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    for earlier in output.glob("train-*.json") if (output / "folds.json").exists() else ():         # of an earlier call, which may have had more
-        if WRITTEN.fullmatch(earlier.name):
-            earlier.unlink()
     for place, ids in enumerate(folds):
         write_json(output / f"train-{place}.json", without_images(contents, ids))
     write_json(output / "folds.json", {"folds": folds})
@@ -57,6 +67,8 @@ def main(argv: list | None = None) -> None:
             refuse_inputs(Path(flags.output) / Path(flags.source).name, flags.source)
         contents = read_labels(flags.source, flags.images, flags.split, flags.skip_bad).contents
         folds = make_folds(contents, flags.folds, flags.seed)
+        for earlier in files_of_earlier(Path(flags.output), flags.folds):
+            earlier.unlink(missing_ok=True)
         write_folds(contents, folds, Path(flags.output))
         print(f"{len(folds)} folds of {len(folds[-1])} pictures or one more; {flags.output}")
 

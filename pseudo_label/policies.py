@@ -12,8 +12,8 @@ from pseudo_label.labels import by_image, is_crowd, is_neutral
 from util.boxes import box_area, box_intersection, box_iou, xywh_to_xyxy
 
 HIT, DOUBLE, LEFT = 0, 1, 2     # a detection is the first on a kept box; another on one, or on what is neutral; on none
-SURE_SHARE = 0.5                # the keep rate is read off half as many of the best detections as there are kept boxes: more are
-SURE_LEAST = 100                # less sure, fewer say less; where that is fewer than so many, off as many as there are kept boxes
+SURE_SHARE = 0.5                # the keep rate is read off half as many of the best detections as there are kept boxes: more are less
+SURE_LEAST = 100                # sure, fewer say less; but off so many at least, or, of fewer kept boxes, off as many as these
 PRIOR = 5.0                     # how much the fits hold on to what they begin with
 COUNT_POSITIVE = 0.5            # share of the missing boxes of a class that policy count takes for positive, the rest for ignored
 

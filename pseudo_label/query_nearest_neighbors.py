@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from zipfile import BadZipFile
 
-from pseudo_label.labels import write_json
+from pseudo_label.labels import refuse_inputs, write_json
 from util.command_line import Parser, number, one_sentence_errors
 
 
@@ -82,6 +82,7 @@ def main(argv: list | None = None) -> None:
     add("--output", required=True, metavar="FILE", help="json to write")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        refuse_inputs(flags.output, *(Path(flags.found) / name for name in ("detections.json", "features.npz")))
         detections, arrays = read_found(flags.found)
         result = neighbors(detections, arrays, flags.k)
         write_json(flags.output, result)

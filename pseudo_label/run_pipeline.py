@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import train_coco
-from pseudo_label.labels import Labels, add_place, missing_labels, read_labels, write_json, write_labels
+from pseudo_label.labels import Labels, add_place, missing_labels, read_json, read_labels, write_json, write_labels
 from pseudo_label.make_folds import make_folds, write_folds
 from pseudo_label.make_partial import PROTOCOLS, make_partial, refuse_bias, sidecar_of
 from util.command_line import Parser, number, one_sentence_errors
@@ -128,7 +128,7 @@ class Experiment:
             quality = evaluate(result, full)
             print(told(result, path), format_quality(quality), sep="\n")
             write_json(self.folder / f"quality-{name}.json", quality, indent=1)
-            draw_pictures(result, missing_labels(result, full, path, "train.json"), self.images, self.folder / f"drawn-{name}", 12)
+            draw_pictures(result, missing_labels(result, full, path, "train.json"), self.images, self.folder / f"drawn-{name}", 12, replace=True)
             write_labels(result, path, self.images, self.flags.split)
         return self.once(path, choose)
 
@@ -217,7 +217,9 @@ def settle(output: Path, settings: dict, defaults: dict) -> None:
     for name in () if path.exists() else ("train.json", "test.json", "results.json", "table.md"):
         if (output / name).exists():
             raise ValueError(f"--output {output}: holds {name}, which no experiment has left there, and would be replaced; name another folder")
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    before = read_json(path) if path.exists() else settings
+    if not isinstance(before, dict):
+        raise ValueError(f"{path}: is none of an experiment; name another --output")
     for name, value in settings.items():
         if (then := before.get(name, defaults.get(name))) != value:
             raise ValueError(f"--output {output}: holds an experiment with {name} {then}, not {value}; name another folder")
@@ -235,10 +237,9 @@ def refuse_shared_pictures(full: Labels, test: Labels) -> None:
 def refuse_fewer(output: Path, flags: argparse.Namespace) -> None:
     """The table is of what a call names: raises ValueError where an earlier one has more, which would be lost."""
     path = output / "results.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arms": {}, "seeds": []}
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    before = read_json(path) if path.exists() else {"arms": {}, "seeds": []}
+    if not isinstance(before, dict) or not isinstance(before.get("arms"), dict) or not isinstance(before.get("seeds"), list):
+        raise ValueError(f"{path}: is none of an experiment, and would be replaced; name another --output")
     for name, there in (("arms", list(before["arms"])), ("seeds", before["seeds"])):
         if not {*there} <= {*getattr(flags, name)}:
             words = " ".join(map(str, dict.fromkeys([*there, *getattr(flags, name)])))

@@ -9,7 +9,7 @@ rank correlation stands in the title.
 """
 from pathlib import Path
 
-from pseudo_label.labels import add_place, by_image, read_labels
+from pseudo_label.labels import add_place, by_image, read_labels, refuse_plot
 from util.command_line import Parser, one_sentence_errors
 
 
@@ -68,10 +68,12 @@ def main(argv: list | None = None) -> None:
     add_place(parser)
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        refuse_plot(flags.output, flags.full, flags.neighbors)
         full = read_labels(flags.full, flags.images, flags.split, flags.skip_bad).contents
         from pseudo_label.generate_pseudo_labels import read_detections
         found = read_detections(flags.neighbors, full)
-        if not all("nn_distances" in each for each in found) or not any(each["nn_distances"] for each in found):
+        distances = [each.get("nn_distances") for each in found]
+        if not any(distances) or not all(isinstance(each, list) and all(isinstance(value, (int, float)) for value in each) for each in distances):
             raise ValueError(f"{flags.neighbors}: must hold detections with nn_distances, as query_nearest_neighbors writes them")
         plot_quality(*overlap_and_distance(found, full), Path(flags.output))
         print(flags.output)

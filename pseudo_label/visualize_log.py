@@ -7,6 +7,7 @@ Each run is a run folder, or its metrics.csv or steps.csv; of a folder the finer
 import csv
 from pathlib import Path
 
+from pseudo_label.labels import refuse_plot
 from util.command_line import Parser, one_sentence_errors
 
 NO_LOSS = ("epoch", "step", "seconds", "lr", "images_per_s", "waiting", "pseudo", "zones")
@@ -22,16 +23,22 @@ def short_names(folders: list) -> list:
     return names
 
 
-def read_run(path) -> tuple[Path, list, dict]:
+def file_of(run) -> Path:
+    path = Path(run)
+    return next((path / name for name in ("steps.csv", "metrics.csv") if (path / name).is_file()), path / "metrics.csv") if path.is_dir() else path
+
+
+def read_run(run) -> tuple[Path, list, dict]:
     """(folder, steps, {loss: values}) of a run. Raises ValueError, naming the file, where there is none or it holds no row."""
     from evaluation.plots import numbers
-    path = Path(path)
-    file = next((path / name for name in ("steps.csv", "metrics.csv") if (path / name).is_file()), path / "metrics.csv") if path.is_dir() else path
+    file = file_of(run)
     try:
         with open(file, newline="", encoding="utf-8") as opened:
             rows = list(csv.DictReader(opened))
     except OSError:
         raise ValueError(f"{file}: no such file; a run is a folder with metrics.csv, or that file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file}: cannot be read as CSV: {error}") from None
     columns = {name: numbers([row[name] for row in rows]) for name in (rows[0] if rows else ()) if name}
     losses = {name: values for name, values in columns.items() if values is not None and name not in NO_LOSS and not name.startswith("mAP")}
     if columns.get("step") is None or not losses:
@@ -74,6 +81,7 @@ def main(argv: list | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="PNG", help="where to write")
     flags = parser.parse_args(argv)
     with one_sentence_errors():
+        refuse_plot(flags.output, *map(file_of, flags.runs))
         plot_stages([read_run(run) for run in flags.runs], flags.output)
         print(flags.output)
 

@@ -84,8 +84,9 @@ def with_legend(picture, counts: dict, font, line: int):
     return sheet
 
 
-def draw_pictures(contents: dict, missing: list, images: Path, output: Path, count: int) -> list:
-    """Writes up to `count` PNGs, and returns their paths. Raises ValueError where no picture has anything but kept labels."""
+def draw_pictures(contents: dict, missing: list, images: Path, output: Path, count: int, replace: bool = False) -> list:
+    """Writes up to `count` PNGs, and returns their paths. Raises ValueError where no picture has anything but kept labels, and, without
+    `replace`, where a file that is to be written is there already."""
     from dataset.pictures import flat_names, read_picture
     names = {each["id"]: each["name"] for each in contents["categories"]}
     missing_of = by_image({**contents, "annotations": missing})
@@ -98,6 +99,8 @@ def draw_pictures(contents: dict, missing: list, images: Path, output: Path, cou
     pictures = {(images / image["file_name"]).resolve() for image in contents["images"]}
     if output.resolve() in {path.parent for path in pictures} or pictures & {path.resolve() for path in paths}:
         raise ValueError(f"--output {output}: is a folder of the pictures, among which the drawings would lie; name another folder")
+    if not replace and (there := [path for path in paths if path.exists()]):
+        raise ValueError(f"--output {output}: {there[0]} is there already; name another folder, or move it away")
     output.mkdir(parents=True, exist_ok=True)
     for image, path in zip(chosen, paths, strict=True):
         draw(read_picture(images / image["file_name"]), kinds_in[image["id"]], names).save(path)

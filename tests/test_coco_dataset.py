@@ -128,7 +128,7 @@ def test_a_detour_that_stays_in_the_folder_is_a_picture_like_any_other(write, tm
     (lambda v: v["images"][0].update(width=50, height=100), "image 0: its size is 50x100, width and height exchanged, but"),
     (lambda v: v["images"][0].update(file_name="c.jpg"), "c.jpg: no such picture"),
     (lambda v: v["images"][0].update(file_name="../a.jpg"), "image 0: file_name is '../a.jpg', which lies outside"),
-    (lambda v: v["images"][0].update(file_name="sub/../../a.jpg"), "image 0: file_name is 'sub/../../a.jpg', which lies outside"),
+    (lambda v: v["images"][0].update(file_name="sub/../../a.jpg"), "image 0: file_name is '../a.jpg', which lies outside"),
     (lambda v: v["images"][0].update(file_name="..\\a.jpg"), "image 0: file_name is '../a.jpg', which lies outside"),
     (lambda v: v["images"][0].update(file_name="/a.jpg"), "image 0: file_name is '/a.jpg', which lies outside"),
 ])
@@ -150,6 +150,10 @@ def test_what_is_bad_is_named_and_left_out_if_asked(change, sentence, write, tmp
     (lambda v: v["categories"].append({"id": 1, "name": " nail "}), "name 'nail' in 'categories' is there more than once"),
     (lambda v: v["categories"][0].pop("name"), "entry 1 of 'categories' must have id, name, but has no name"),
     (lambda v: v["images"][1].pop("file_name"), "entry 2 of 'images' must have id, file_name, but has no file_name"),
+    (lambda v: v["images"][0].update(file_name=["a.jpg"]), "image 0: file_name is ['a.jpg'], must be the name of a picture"),
+    (lambda v: v["images"][0].update(file_name=" "), "image 0: file_name is ' ', must be the name of a picture"),
+    (lambda v: v["categories"][0].update(name=" \t"), "name '' in 'categories' must be a text that can be printed, and not empty"),
+    (lambda v: v["categories"][0].update(name="na\x07il"), "name 'na\\x07il' in 'categories' must be a text"),
     (lambda v: v["images"][1].update(id=[1]), "id [1] in 'images' must be a whole number or a text"),
     (lambda v: v["images"][1].update(id=7.0), "id 7.0 in 'images' must be a whole number or a text"),
     (lambda v: v.pop("annotations"), "is no COCO instances file, it has no list 'annotations'"),
@@ -195,6 +199,13 @@ def test_a_file_name_as_windows_writes_it(write, tmp_path):
     values = contents()
     values["images"][1]["file_name"] = ".\\sub\\b.jpg"
     assert COCODataset(write(values), tmp_path).pictures[1] == tmp_path / "sub" / "b.jpg"
+    assert [image["file_name"] for image in read_instances(write(values))["images"]] == ["a.jpg", "sub/b.jpg"]
+
+
+def test_names_of_other_scripts_are_names(write):
+    values = contents()
+    values["categories"][0]["name"] = "\u0645\u06cc\u200c\u062e \U0001f529"                # with a joiner that has no width
+    assert read_instances(write(values))["categories"][0] == values["categories"][0]
 
 
 def test_weights_of_people_and_objects_of_other_classes_are_told_of_once(write, tmp_path):

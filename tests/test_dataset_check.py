@@ -126,7 +126,7 @@ def test_boxes_are_judged_as_training_reads_them(voc_folder, xml_writer, capsys)
 
 @pytest.mark.parametrize("boxes, verdict", [
     ([(1, 1, 10, 20)], True), ([(0, 1, 10, 20)], False), ([(2, 2, 128, 96)], None), ([(1, 2.5, 10, 20)], None),
-    ([(0, 0, 9, 9)] + [(1, 1, 10 + n, 20) for n in range(9)], True)])
+    ([(0, 0, 9, 9)] + [(1, 1, 10 + n, 20) for n in range(9)], True), ([(0, 1, 10, 20), (5, 1, 10, 20)], None)])
 def test_where_the_coordinates_start_is_what_most_boxes_say(tmp_path, xml_writer, boxes, verdict):
     Image.new("RGB", (128, 96)).save(tmp_path / "a.jpg")
     xml_writer(tmp_path / "a.xml", (96, 128), [("disc", box) for box in boxes])

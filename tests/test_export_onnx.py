@@ -141,14 +141,22 @@ def test_the_example_finds_what_detect_finds(exported, folder, tmp_path, nms, ca
         assert Image.open(tmp_path / "drawn.png").size == (entry["width"], entry["height"])
 
 
-def test_the_example_is_forty_lines_without_torch():
+def test_the_example_says_in_a_sentence_what_it_cannot_read(tmp_path):
+    (tmp_path / "a.txt").write_text("hello")
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    for model, picture, told in (("a.txt", "none.png", "No such file"), ("a.txt", "a.txt", "cannot identify image file"), ("none.onnx", "a.png", "none.onnx"), ("a.txt", "a.png", "a.txt")):
+        with pytest.raises(SystemExit, match=f"^error: .*{told}"):
+            detect_onnx.main(tmp_path / model, tmp_path / picture)
+
+
+def test_the_example_is_a_page_without_torch():
     lines = (ROOT / "tools" / "detect_onnx.py").read_text(encoding="utf-8")
     tree = ast.parse(lines)
     imported = {node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
                 for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))}
     assert imported == {"json", "sys", "numpy", "onnxruntime", "PIL"}
     body = lines.split('"""', 2)[2].splitlines()
-    assert sum(bool(line.strip()) for line in body) <= 40
+    assert sum(bool(line.strip()) for line in body) <= 44
     done = subprocess.run([sys.executable, ROOT / "tools" / "detect_onnx.py"], capture_output=True, text=True)
     assert done.returncode == 1 and "detector.onnx photo.jpg" in done.stderr
 
@@ -212,13 +220,12 @@ def loosen_nms(model):
 
 
 @pytest.mark.parametrize("nms, change", [(False, shift_boxes), (True, shift_boxes), (True, loosen_nms)])
-def test_what_differs_from_torch_is_refused_and_loses_nothing(exported, folder, tmp_path, monkeypatch, capsys, nms, change):
+def test_what_differs_from_torch_is_not_written(exported, folder, tmp_path, monkeypatch, capsys, nms, change):
     without_export(monkeypatch, exported[nms], change)
     file = tmp_path / "out.onnx"
-    file.write_bytes(b"from an earlier call")
     sentence = refusal(export_onnx.main, words(folder, file, *["--nms"] * nms), capsys)
     assert str(file) in sentence and "not written" in sentence and "differ from torch" in sentence and "0.01 px" in sentence
-    assert file.read_bytes() == b"from an earlier call"
+    assert not file.exists()
 
 
 def test_a_check_on_nothing_is_none(exported, folder, tmp_path, monkeypatch, capsys):
@@ -261,3 +268,6 @@ def test_a_bad_checkpoint_is_refused_by_name(kind, tmp_path, capsys):
 def test_wrong_flags_are_refused(folder, tmp_path, capsys):
     assert "--opset: is 17, must be 18 or more" in refusal(export_onnx.main, words(folder, tmp_path / "out.onnx", "--opset", "17"), capsys)
     assert "no picture here" in refusal(export_onnx.main, [folder / "best.pth", tmp_path / "out.onnx", "--pictures", tmp_path], capsys)
+    before = (folder / "best.pth").read_bytes()
+    assert "best.pth: is there already; name another file" in refusal(export_onnx.main, words(folder, folder / "best.pth"), capsys)
+    assert (folder / "best.pth").read_bytes() == before

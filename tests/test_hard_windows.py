@@ -103,8 +103,12 @@ def test_what_a_person_can_get_wrong(evaluated, tmp_path, capsys):
     assert "no false alarm of score 0.95 or more in 3 pictures" in refusal(main, [evaluated, "--output", tmp_path / "x", "--score-threshold", "0.95"], capsys)
     (evaluated / "detections.json").write_text(json.dumps([{"image_id": "z", "bbox": [1, 2, 3, 4], "score": 1, "category_id": 1}]))
     assert "'z'" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
+    for strange in ({"a": 1}, [1], [{"image_id": "a"}]):
+        (evaluated / "detections.json").write_text(json.dumps(strange))
+        assert "detections.json is none of eval_voc.py" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
     (evaluated / "metrics.json").write_text("{x")
     assert "metrics.json: cannot be read as JSON" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
-    (evaluated / "metrics.json").write_text("{}")
-    assert "none of eval_voc.py as it is now" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
+    for strange in ("{}", "[]"):
+        (evaluated / "metrics.json").write_text(strange)
+        assert "none of eval_voc.py as it is now" in refusal(main, [evaluated, "--output", tmp_path / "x"], capsys)
     assert not (tmp_path / "x").exists()

@@ -83,7 +83,7 @@ def test_what_a_list_holds_stays_byte_for_byte(code, tmp_path):
     data = folder(tmp_path, ["disc"] * 12)
     lists = data / "ImageSets" / "Main"
     lists.mkdir(parents=True)
-    before = {"train": "\r\n".join(["p0.png", "p1  1", "gone 1", *(f"p{k}" for k in range(2, 6))]), "val": "p6\r\n\r\np6\r\n", "disc_train": "p7\r\n"}
+    before = {"train": "\r\n".join(["p0.png", "p1", "gone", *(f"p{k}" for k in range(2, 6))]), "val": "p6\r\n\r\np6\r\n", "disc_train": "p7\r\n"}
     for name, text in before.items():
         (lists / f"{name}.txt").write_bytes(text.encode(code))
     main([str(data), "--add"])
@@ -99,6 +99,16 @@ def test_what_a_list_holds_stays_byte_for_byte(code, tmp_path):
         (lists / f"{name}.txt").write_text("")
     with pytest.raises(ValueError, match="no list 'train' with pictures"):
         add_to_lists(data, 0)
+
+
+def test_a_list_with_a_column_of_flags_keeps_it_and_no_failure_costs_what_it_holds(tmp_path, monkeypatch):
+    data = folder(tmp_path, ["disc"] * 12)
+    path = data / "ImageSets" / "Main" / "train.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("p0  1\np1 -1\n")
+    monkeypatch.setattr("pathlib.Path.write_bytes", None)       # with which a list would be empty for a moment
+    main([str(data), "--add"])
+    assert path.read_text().startswith("p0  1\np1 -1\np2  1\n") and read_split(path) == [f"p{k}" for k in range(12)]
 
 
 def test_copies_of_what_another_list_holds_are_not_divided(tmp_path, capsys):

@@ -63,6 +63,8 @@ def test_run_lengths_by_hand():
     mask = torch.tensor([[0, 1, 0], [1, 0, 0]], dtype=torch.uint8)
     assert encode_rle(mask[None]) == [{"size": [2, 3], "counts": "123"}]
     assert torch.equal(decode_rle({"size": [2, 3], "counts": [1, 2, 3]}, (2, 3)), mask)
+    with pytest.raises(ValueError, match="its RLE has the character 'é'"):
+        decode_rle({"size": [1, 15], "counts": "é"}, (1, 15))         # which no "?", 15, stands for
     assert encode_rle(torch.ones(1, 2, 3))[0]["counts"] == "06" and encode_rle(torch.zeros(0, 2, 3)) == []
 
 

@@ -1,6 +1,8 @@
 import io
 import json
+import runpy
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,15 @@ def test_what_is_no_picture_is_refused_with_one_sentence(tmp_path, monkeypatch):
     for read in (read_picture, picture_size):
         with pytest.raises(ValueError, match="bomb.png.*decompression bomb"):
             read(tmp_path / "bomb.png")
+
+
+def test_a_large_picture_is_read_without_a_warning(tmp_path, monkeypatch):
+    quadrants().save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)         # of its 800 pixels: Pillow warns from once, and raises from twice as many on
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fresh = runpy.run_path(str(Path(__file__).parents[1] / "dataset/pictures.py"))
+        assert fresh["read_picture"](tmp_path / "large.png").shape == (3, 20, 40) and not told
 
 
 def test_natural_order_counts():

@@ -121,6 +121,24 @@ def test_detections_are_in_original_pixels_and_their_nearest_label_is_of_their_c
     strange = colour_state(tmp_path / "strange.pth", checkpoint, classes=["disc", "cup"])
     assert "finds the class 'cup'" in refusal(extract_features.main, [*words[:4], strange, *words[5:]], capsys)
     assert "needs --images DIR" in refusal(extract_features.main, [partial, *words[3:]], capsys)
+    before = (tmp_path / "found/features.npz").read_bytes()
+    for name, contents in (("features.npz", b"mine"), ("detections.json", json.dumps([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]).encode())):
+        (tmp_path / f"found/{name}").write_bytes(contents)
+        for more in ((), ("--no-features",)):
+            assert f"holds {name}, which no earlier call has left there" in refusal(extract_features.main, [*words, *more], capsys)
+        assert (tmp_path / f"found/{name}").read_bytes() == contents
+        (tmp_path / "found/features.npz").write_bytes(before)
+
+
+def test_a_picture_that_is_not_there_is_no_pattern_for_others_and_no_picture_is_too_few(colours, tmp_path, capsys):
+    _, partial, images, checkpoint = colours
+    contents, lost = json.loads(partial.read_text()), tmp_path / "lost.json"
+    contents["images"][0]["file_name"] = "000[0].jpg"
+    lost.write_text(json.dumps(contents))
+    words = ["--images", images, "--checkpoint", checkpoint, "--output", tmp_path / "found", "--workers", 0, "--device", "cpu"]
+    assert "000[0].jpg: no such picture" in refusal(extract_features.main, [lost, *words], capsys)
+    lost.write_text(json.dumps({**contents, "images": [], "annotations": []}))
+    assert "lost.json: lists no picture" in refusal(extract_features.main, [lost, *words], capsys)
 
 
 def test_voc_folders_go_through_all_stages_too(colours, tmp_path, capsys):
@@ -222,6 +240,7 @@ def test_the_whole_experiment_goes_on_where_it_stopped(pretended, tmp_path, caps
     assert table.strip() in printed and "| C   | pseudo labels of cross-fitted teachers" in table
     assert list((out / "seed-0/drawn-C").glob("*.png")) and json.loads((out / "seed-1/quality-B.json").read_text())["as_seed"]["fp"] == 0
     calls.clear()
+    (out / "seed-1/pseudo-B.json").unlink()             # as if it had been stopped once the pictures were drawn
     run_pipeline.main([str(word) for word in words])
     assert not calls and json.loads((out / "results.json").read_text()) == results
     assert "--arms A A+ B C D F has all" in refusal(run_pipeline.main, [*words[:5], "--seeds", 0, 1, "--arms", "A", *words[8:]], capsys)
@@ -283,6 +302,12 @@ def test_files_of_somebody_else_are_no_place_for_an_experiment(pretended, tmp_pa
     (tmp_path / "out/train.json").write_text("mine")
     assert "holds train.json, which no experiment has left there" in refusal(run_pipeline.main, [folder, "--output", tmp_path / "out", "--arms", "A", "--", *TINY], capsys)
     assert (tmp_path / "out/train.json").read_text() == "mine" and not calls
+    words = [folder, "--output", tmp_path / "out", "--arms", "A", "--", *TINY]
+    for name in ("results.json", "pipeline.json"):
+        for strange in ("[]", "{1"):
+            (tmp_path / f"out/{name}").write_text(strange)
+            assert f"{name}: " in refusal(run_pipeline.main, words, capsys) and (tmp_path / f"out/{name}").read_text() == strange
+        (tmp_path / f"out/{name}").unlink()
 
 
 def test_a_recipe_that_was_edited_is_another_experiment(pretended, tmp_path, capsys):

@@ -24,7 +24,7 @@ from evaluation.report import evaluate as evaluate_detections
 from evaluation.voc_ap import class_curves
 from pseudo_label import (compare_arms, evaluate_pseudo_labels, generate_pseudo_labels, make_folds, make_partial, policies, query_nearest_neighbors,
                           visualize_label_quality, visualize_log, visualize_pseudo_labels)
-from pseudo_label.labels import human, missing_labels, read_labels, with_ids, write_labels
+from pseudo_label.labels import human, is_neutral, missing_labels, read_labels, with_ids, write_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("make_partial", "make_folds", "extract_features", "generate_pseudo_labels", "evaluate_pseudo_labels", "query_nearest_neighbors",
@@ -126,6 +126,32 @@ def test_the_door_reads_whose_a_label_is_as_training_does(tmp_path):
     contents = instances([(id, 1, 10, [0, 0, 10, 10]) for id in (1, 2, 3)])
     contents["annotations"][0]["ispseudo"], contents["annotations"][1]["ispseudo"] = "false", "true"
     assert [each["id"] for each in human(read_labels(written(tmp_path, "a.json", contents)).contents)] == [1, 3]
+    contents["annotations"][0] |= {"zone": "Ignore", "score": "0.5", "p_real": None, "weight": None}
+    first, *_ = read_labels(written(tmp_path, "a.json", contents)).contents["annotations"]
+    assert is_neutral(first) and first["zone"] == "ignore" and first["score"] == 0.5 and not {"p_real", "weight"} & first.keys()
+
+
+def test_a_picture_keeps_what_its_objects_say_also_where_one_of_them_is_bad(tmp_path):
+    folder = tmp_path / "photos"
+    photographs(tmp_path, ["1.jpg"])
+    boxes = ((10, 20, "<id>7</id><ispseudo>1</ispseudo><score>0.5</score>"), (300, 310, "<id>8</id>"), (30, 40, "<id>9</id><p_real>0.25</p_real>"))
+    objects = "".join(f"<object><name>a</name>{more}<bndbox><xmin>{x1}</xmin><ymin>5</ymin><xmax>{x2}</xmax><ymax>9</ymax></bndbox></object>" for x1, x2, more in boxes)
+    (folder / "1.xml").write_text(f"<annotation>{objects}</annotation>")
+    written(folder, "info.json", {"image_ids": {"1.jpg": 4}, "category_ids": {"a": 2}})
+    first, other = read_labels(folder, skip_bad=True).contents["annotations"]
+    assert (first["id"], first["score"], first["ispseudo"], other["id"], other["p_real"]) == (7, 0.5, True, 9, 0.25) and "score" not in other
+    written(folder, "info.json", {"year": 2017})            # a person's
+    labels = read_labels(folder, skip_bad=True).contents
+    assert [each["id"] for each in labels["annotations"]] == [1, 2] and labels["info"] == {}
+
+
+def test_one_picture_has_one_name_and_a_list_all_is_none(tmp_path):
+    contents = instances([(1, 1, 10, [0, 0, 10, 10])], images=(1,))
+    contents["images"][0]["file_name"] = ".\\sub\\..\\1.jpg"
+    labels = read_labels(written(tmp_path, "a.json", contents), photographs(tmp_path, ["1.jpg"]), split="all")
+    assert labels.contents["images"][0]["file_name"] == "1.jpg"
+    write_labels(labels.contents, tmp_path / "out", labels.images, labels.split)
+    assert read_labels(tmp_path / "out").contents["images"] == labels.contents["images"] and not (tmp_path / "out/ImageSets").exists()
 
 
 def test_a_zone_to_leave_out_is_no_object_for_any_stage():
@@ -137,7 +163,7 @@ def test_a_zone_to_leave_out_is_no_object_for_any_stage():
     assert {each["id"] for each in partial["annotations"]} == {1, 2} and not how["dropped_ids"]
 
 
-@pytest.mark.parametrize("info", [None, "", [], {"year": 2017}])
+@pytest.mark.parametrize("info", [None, "", [], {"year": 2017}, {"partial": True}])
 def test_an_info_that_holds_nothing_is_no_obstacle(tmp_path, info):
     path = written(tmp_path, "a.json", {**instances([(1, 1, 10, [0, 0, 10, 10])]), "info": info})
     make_partial.main([str(path), "--output", str(tmp_path / "p.json")])
@@ -302,6 +328,23 @@ def test_folds_hold_each_picture_once_and_no_teacher_trains_on_its_own(tmp_path,
     assert "is what is read" in refusal(make_folds.main, [tmp_path / "folds/train-1.json", "--output", tmp_path / "folds"], capsys)
     make_folds.main([str(path), "--output", str(tmp_path)])             # beside the labels
     assert path.exists() and (tmp_path / "train-1.json").exists()
+
+
+def test_folds_leave_files_of_others_alone(tmp_path, capsys):
+    path, folds = written(tmp_path, "a.json", many(60)), tmp_path / "folds"
+    folds.mkdir()
+    words = [path, "--output", folds]
+    for name in ("train-0.json", "train-2017.json"):
+        (folds / name).write_text("mine")
+    assert "holds train-0.json, which no earlier call has left there" in refusal(make_folds.main, words, capsys)
+    (folds / "train-0.json").rename(folds / "train-2.json")
+    make_folds.main([str(word) for word in words])
+    make_folds.main([str(word) for word in words])
+    assert "holds train-2.json" in refusal(make_folds.main, [*words, "--folds", 3], capsys)
+    assert (folds / "train-2.json").read_text() == (folds / "train-2017.json").read_text() == "mine"
+    for strange in ("[]", "{}", "[1"):
+        (folds / "folds.json").write_text(strange)
+        assert "folds.json" in refusal(make_folds.main, words, capsys) and (folds / "folds.json").read_text() == strange
 
 
 # ---- what is chosen
@@ -486,7 +529,8 @@ def test_generating_refuses_in_one_sentence(tmp_path, capsys):
         generate_pseudo_labels.main, [written(tmp_path, "e.json", instances([])), *words[1:]], capsys)
     for change, told in (({"image_id": 9}, "image_id is 9, which is the id of no image"), ({"image_id": [2]}, "image_id is [2], which"),
                          ({"category_id": 9}, "category_id is 9"), ({"bbox": None}, "bbox is None, must be four numbers"), ({"bbox": [1, 2, 3]}, "bbox is [1"), ({"bbox": [10 ** 400, 1, 2, 3]}, "must be four numbers"),
-                         ({"bbox": [1, 2, 0, 3]}, "with an area"), ({"bbox": [500, 0, 9, 9]}, "which lies outside the 200x200 picture 2.jpg"),
+                         ({"bbox": [1, 2, 0, 3]}, "with an area"), ({"bbox": [500, 0, 9, 9]}, "in 2.jpg it lies outside the 200x200 picture"),
+                         ({"bbox": [-20, 0, 20.4, 9]}, "in 2.jpg it lies outside the 200x200 picture"),
                          ({"score": None}, "score is None, must be a number in 0..1"), ({"score": "0.9"}, "score is '0.9'"), ({"score": 3.5}, "score is 3.5")):
         entries = [FOUND[0], found(2, 10, [0, 0, 1, 1], 1) | change]
         said = refusal(generate_pseudo_labels.main, [partial, "--detections", written(tmp_path, "o.json", entries), *words[3:]], capsys)
@@ -571,6 +615,9 @@ def test_measuring_refuses_in_one_sentence(tmp_path, capsys):
     assert "pseudo label 99 is of the class 'cup', which" in told(strange)
     evaluate_pseudo_labels.main([str(written(tmp_path, "b.json", MARKED)), "--full", str(full), "--output", str(tmp_path / "q.json")])
     assert json.loads((tmp_path / "q.json").read_text())["doubles"] == 1 and "class 30" in capsys.readouterr().out
+    unknown = {**MARKED, "annotations": [{**each, "score": None, "p_real": None} for each in MARKED["annotations"]]}
+    evaluate_pseudo_labels.main([str(written(tmp_path, "b.json", unknown)), "--full", str(full), "--output", str(tmp_path / "q.json")])
+    assert json.loads((tmp_path / "q.json").read_text())["ap50"] is None
 
 
 def test_what_is_missing_is_of_the_classes_of_the_part_and_not_told_by_the_ids_of_pseudo_labels(tmp_path, capsys):
@@ -608,6 +655,8 @@ def test_features_of_another_checkpoint_and_a_missing_library_are_refused(tmp_pa
     np.savez(tmp_path / "features.npz", **arrays())
     written(tmp_path, "detections.json", [found(1, 10, [0, 0, 1, 1], 0.5, teacher=name) for name in "aac"])
     words = [tmp_path, "--output", tmp_path / "n.json"]
+    for name in ("features.npz", "detections.json"):
+        assert "is what is read" in refusal(query_nearest_neighbors.main, [tmp_path, "--output", tmp_path / name], capsys)
     assert "features of checkpoint a, b, detections.json 3 detections of a, c" in refusal(query_nearest_neighbors.main, words, capsys)
     assert "must hold detections.json and features.npz" in refusal(query_nearest_neighbors.main, [tmp_path / "none", *words[1:]], capsys)
     written(tmp_path, "detections.json", {"a": 1})
@@ -646,6 +695,13 @@ def test_the_log_has_every_stage_one_behind_the_other(tmp_path, capsys):
     assert "no such file" in refusal(visualize_log.main, [tmp_path / "three", "--output", tmp_path / "x.png"], capsys)
     (tmp_path / "empty.csv").write_text("epoch,step\n")
     assert "no column of a loss" in refusal(visualize_log.main, [tmp_path / "empty.csv", "--output", tmp_path / "x.png"], capsys)
+    (tmp_path / "wide.csv").write_bytes("epoch,step,löss\n".encode("latin-1"))
+    assert "wide.csv: cannot be read as CSV" in refusal(visualize_log.main, [tmp_path / "wide.csv", "--output", tmp_path / "x.png"], capsys)
+    before = (tmp_path / "one/metrics.csv").read_bytes()
+    assert "metrics.csv: must end in .png" in refusal(visualize_log.main, [tmp_path / "one", "--output", tmp_path / "one/metrics.csv"], capsys)
+    (tmp_path / "one/metrics.csv").rename(tmp_path / "log.png")
+    assert "is what is read" in refusal(visualize_log.main, [tmp_path / "log.png", "--output", tmp_path / "log.png"], capsys)
+    assert (tmp_path / "log.png").read_bytes() == before
 
 
 def test_the_scatter_has_every_picture_also_the_last(tmp_path, capsys):
@@ -660,6 +716,10 @@ def test_the_scatter_has_every_picture_also_the_last(tmp_path, capsys):
     assert (tmp_path / "q.png").read_bytes().startswith(b"\x89PNG")
     written(tmp_path, "n.json", [found(1, 10, [0, 0, 50, 25], 0.9)])
     assert "nn_distances" in refusal(visualize_label_quality.main, words, capsys)
+    for strange in (5, ["a"]):
+        written(tmp_path, "n.json", [found(1, 10, [0, 0, 50, 25], 0.9, nn_distances=strange)])
+        assert "must hold detections with nn_distances" in refusal(visualize_label_quality.main, words, capsys)
+    assert "n.json: must end in .png" in refusal(visualize_label_quality.main, [*words[:4], tmp_path / "n.json"], capsys)
 
 
 def test_ties_share_the_mean_of_their_ranks_in_any_order():
@@ -688,6 +748,8 @@ def test_pictures_show_each_kind_in_its_colour_and_count_them(tmp_path, capsys):
     renamed = with_ids(FULL, None, {"class 30": 10, "class 10": 30})             # another file's ids for the same classes
     visualize_pseudo_labels.main([*map(str, words[:3]), "--full", str(written(tmp_path, "renamed.json", renamed)), "--output", str(tmp_path / "again")])
     assert all((tmp_path / f"again/{id}.png").read_bytes() == (tmp_path / f"drawn/{id}.png").read_bytes() for id in (1, 2))
+    before = (tmp_path / "drawn/1.png").read_bytes()
+    assert "drawn/1.png is there already" in refusal(visualize_pseudo_labels.main, words, capsys) and (tmp_path / "drawn/1.png").read_bytes() == before
     assert "nothing to draw" in refusal(visualize_pseudo_labels.main, [words[4], *words[1:3], "--output", tmp_path / "x"], capsys)
     assert "is a folder of the pictures" in refusal(visualize_pseudo_labels.main, [*words[:5], "--output", tmp_path], capsys)
     assert "needs --images DIR" in refusal(visualize_pseudo_labels.main, [words[4], "--output", tmp_path / "x"], capsys)

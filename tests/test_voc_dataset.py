@@ -157,7 +157,7 @@ def test_xml_with_width_and_height_exchanged_is_told_so(beside):
 
 def test_lists_may_have_crlf_a_byte_order_mark_flags_suffixes_and_repeats(voc_folder):
     path = voc_folder / "ImageSets/Main/odd.txt"
-    path.write_bytes(b"\xef\xbb\xbf0003  1\r\n0001 -1\r\n\r\n0003  1\r\n0000.jpg\r\n")
+    path.write_bytes(b"\xef\xbb\xbf0003  1\r\n0001 -1\r\n\r\n0003  1\r\n0000.jpg 0\r\n")
     dataset = VOCDataset(voc_folder, "odd")
     assert dataset.ids == ["0003", "0001", "0000"]
     assert "1 ids are listed more than once" in dataset.notes[0]
@@ -179,6 +179,20 @@ def test_an_id_may_contain_blanks_and_end_in_a_flag(beside):
     beside("IMG 3 ", [("nail", (1, 1, 10, 10))])
     (folder / "ImageSets/Main/train.txt").write_text("photo 1\nIMG 3 \n")
     assert VOCDataset(folder, "train").ids == ["photo 1", "IMG 3 "]
+    beside("photo", [("nail", (1, 1, 10, 10))])
+    (folder / "photo 1.xml").unlink()                   # which is no reason to take another one
+    with pytest.raises(ValueError, match="'photo 1' must have one XML file"):
+        VOCDataset(folder, "train")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_folders_that_are_links_are_read_also_where_they_lead_in_circles(voc_folder, tmp_path):
+    for part in ("Annotations", "JPEGImages"):
+        (voc_folder / part).rename(tmp_path / part)
+        (voc_folder / part).mkdir()
+        (voc_folder / part / "sub").symlink_to(tmp_path / part)
+        (tmp_path / part / "again").symlink_to(voc_folder / part)
+    assert VOCDataset(voc_folder).ids == [f"sub/{number:04d}" for number in range(12)]
 
 
 def test_lists_of_the_segmentation_folder_count_where_main_has_none(voc_folder):
@@ -387,6 +401,18 @@ def test_entities_are_refused_in_utf16_too(beside):
     (folder / "a.xml").write_text(text, encoding="utf-16")
     with pytest.raises(ValueError, match="a.xml: cannot be read as XML: .*entities"):
         VOCDataset(folder)
+
+
+def test_an_object_where_none_is_looked_for_does_not_make_its_picture_background(beside):
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>10</xmax><ymax>10</ymax></bndbox>"
+    for extra in (f"<objects><object><name>nail</name>{box}</object></objects>", f"<Object><name>nail</name>{box}</Object>"):
+        with pytest.raises(ValueError, match="a.xml: is no VOC annotation, it has a bndbox, but no <object> directly within"):
+            VOCDataset(beside("a", extra=extra))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_float32_cannot_hold_is_cut_like_anything_else():
+    assert box_edges((1, 1, 1e39, 20), (50, 100)) == (0, 0, 100, 20)
 
 
 def test_infinity_is_no_number(beside):

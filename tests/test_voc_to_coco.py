@@ -58,6 +58,9 @@ def test_there_and_back_every_target_is_the_same(folder, tmp_path, capsys):
     convert(tmp_path / "all.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", "train", "--output", tmp_path / "back")
     assert_same(VOCDataset(tmp_path / "back", "train"), voc)
     assert f": train_voc.py --data {tmp_path / 'back'} --train-split train\n" in capsys.readouterr().out
+    convert(tmp_path / "all.json", "--to", "voc", "--images", folder / "JPEGImages", "--output", tmp_path / "whole")
+    assert not (tmp_path / "whole/ImageSets").exists() and f"{tmp_path / 'whole'} --train-split all\n" in capsys.readouterr().out
+    assert_same(VOCDataset(tmp_path / "whole"), voc)
     convert(tmp_path / "all.json", "--to", "voc", "--images", folder / "JPEGImages", "--split", "val2", "--output", tmp_path / "val")
     assert f": eval_voc.py --data {tmp_path / 'val'} --split val2\n" in capsys.readouterr().out
     convert(tmp_path / "back", "--split", "train", "--output", tmp_path / "again.json")

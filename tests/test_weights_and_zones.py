@@ -120,8 +120,8 @@ def test_a_conversion_keeps_the_marks_that_training_uses(tmp_path):
     contents = voc_to_coco.to_coco(first, tmp_path)
     assert "ispseudo" not in contents["annotations"][0] and "weight" not in contents["annotations"][0]
     (tmp_path / "again.json").write_text(json.dumps(contents))
-    voc_to_coco.to_voc(first, tmp_path, tmp_path / "back", "all")
-    for again in (COCODataset(tmp_path / "again.json", tmp_path), VOCDataset(tmp_path / "back", "all")):
+    voc_to_coco.to_voc(first, tmp_path, tmp_path / "back", "train")
+    for again in (COCODataset(tmp_path / "again.json", tmp_path), VOCDataset(tmp_path / "back", "train")):
         assert all(torch.equal(first.target(0)[field], again.target(0)[field]) for field in ("boxes", "weights", "pseudo", "zone_ignore"))
 
 

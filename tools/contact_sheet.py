@@ -22,7 +22,10 @@ def main(argv=None):
         from util.draw import grid
         if Path(flags.output).suffix.lower() not in SUFFIXES:
             raise ValueError(f"--output {flags.output}: must end in one of {' '.join(SUFFIXES)}")
-        grid(map(read_picture, find_pictures(flags.paths)), flags.columns, flags.side).save(flags.output, quality=90)
+        pictures, output = find_pictures(flags.paths), Path(flags.output)
+        if output.exists() and any(output.samefile(picture) for picture in pictures):
+            raise ValueError(f"--output {output}: is one of the pictures, which it would replace; name another file")
+        grid(map(read_picture, pictures), flags.columns, flags.side).save(output, quality=90)
 
 
 if __name__ == "__main__":

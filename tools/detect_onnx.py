@@ -41,8 +41,12 @@ def nms(boxes, scores, labels, iou_threshold):
 
 
 def main(model, path, drawn=None):
-    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    detections = detect(onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers()), picture)
+    try:
+        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        session = onnxruntime.InferenceSession(model, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # of Pillow or ONNX Runtime: no such file, or another kind
+        sys.exit(f"error: {error}")
+    detections = detect(session, picture)
     print(json.dumps(detections))
     for found in reversed(detections) if drawn else ():
         ImageDraw.Draw(picture).rectangle(found["box"], outline="red", width=2)

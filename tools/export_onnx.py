@@ -48,6 +48,8 @@ def export_checkpoint(args):
     for package in PACKAGES:
         if not importlib.util.find_spec(package):
             raise ValueError(f"the export needs {package}: pip install {' '.join(PACKAGES)}")
+    if args.output.exists():
+        raise ValueError(f"{args.output}: is there already; name another file")
     from dataset.pictures import Pictures
     from engine.checkpoint import load_checkpoint
     from model import load_model

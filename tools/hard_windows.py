@@ -73,8 +73,11 @@ def cut(evaluated: Path, output: Path, score_threshold: float, shape: tuple[int,
     from dataset.voc import VOCDataset, annotation
     from dataset.voc_folder import list_text
     metrics, detections = (read_json(evaluated / name) for name in ("metrics.json", "detections.json"))
-    if not {"data", "split", "per_class", "skipped", "zero_based"} <= metrics.keys():
+    if not isinstance(metrics, dict) or not {"data", "split", "per_class", "skipped", "zero_based"} <= metrics.keys():
         raise ValueError(f"{evaluated}: its metrics.json is none of eval_voc.py as it is now, which alone says where the pictures are; evaluate them anew")
+    wanted = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(detections, list) or not all(isinstance(each, dict) and wanted <= each.keys() for each in detections):
+        raise ValueError(f"{evaluated}: its detections.json is none of eval_voc.py, a list of {', '.join(sorted(wanted))}; evaluate anew")
     split, zero_based = metrics["split"], metrics["zero_based"]
     dataset = VOCDataset(metrics["data"], None if split == "all" else split, list(metrics["per_class"]), not zero_based, metrics["skipped"] > 0)
     found = {}

@@ -136,13 +136,18 @@ def add_to_lists(folder: Path, seed: int) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """To a text file of UTF-8 or UTF-16, as its lines are ended; what is there stays byte for byte."""
+    """Ids, one a line, to a list of UTF-8 or UTF-16, as its lines are ended, and with a column of flags where it has one; what is there stays
+    byte for byte."""
+    from dataset.voc_folder import has_flags
     there = path.read_bytes()
     code = "utf-16-le" if there.startswith(codecs.BOM_UTF16_LE) else "utf-16-be" if there.startswith(codecs.BOM_UTF16_BE) else "utf-8"
     lines = there.decode(code)
     between = "" if not lines.strip("\ufeff") or lines.endswith("\n") else "\n"
+    if has_flags(lines.splitlines()):
+        text = text.replace("\n", "  1\n")
     text = between + text
-    path.write_bytes(there + (text.replace("\n", "\r\n") if "\r\n" in lines else text).encode(code))
+    with open(path, "ab") as file:          # a full disk must not cost what is there
+        file.write((text.replace("\n", "\r\n") if "\r\n" in lines else text).encode(code))
 
 
 def tell(folder: Path, notes: list, done: str) -> None:

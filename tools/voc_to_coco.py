@@ -4,7 +4,7 @@
     python tools/voc_to_coco.py instances.json --to voc --images pictures --split train --output folder
 
 The json refers to the pictures where they are; what it needs as --images is said at the end. A folder gets copies of the
-pictures, and the list ImageSets/Main/SPLIT.txt; another call may add another split to it.
+pictures, and with --split the list ImageSets/Main/SPLIT.txt; another call may add another split to it. Without, tools/make_splits.py draws lists.
 
 Boxes are the same edges in both: xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1. A difficult object keeps its flag in a
 field `difficult` that dataset/coco.py reads and other tools pass over (iscrowd would make it a region that is not trained
@@ -44,7 +44,7 @@ def to_coco(dataset, images: Path) -> dict:
 
 
 def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
-    """Writes XML files, copies of the pictures and the list. Raises ValueError before anything is written where two pictures would
+    """Writes XML files, copies of the pictures and the list, none for "all". Raises ValueError before anything is written where two pictures would
     need the same XML file, also one of another split, where the list is there already, or a box is too thin for VOC's numbers."""
     from dataset.pictures import SUFFIXES, is_picture
     from dataset.voc import annotation
@@ -57,8 +57,8 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
             raise ValueError(f"{images / name}: has a suffix by which it is no picture in VOC layout ({' '.join(SUFFIXES)})")
         if times[id] > 1:
             raise ValueError(f"{images / name}: shares its name with another picture; in VOC layout it can have no XML file of its own")
-    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if listed.exists():
+    listed = folder / "ImageSets" / "Main" / f"{split}.txt" if split != "all" else None
+    if listed and listed.exists():
         raise ValueError(f"--split {split}: {listed} is there already; name another split or another --output")
     written = [(folder / "Annotations" / f"{id}.xml", folder / "JPEGImages" / name) for name, id in zip(names, ids, strict=True)]
     for index, paths in enumerate(written):
@@ -69,11 +69,12 @@ def to_voc(dataset, images: Path, folder: Path, split: str) -> None:
             raise ValueError(f"{dataset.pictures[index]}: its object at ({x1:g}, {y1:g}) is {x2 - x1:g} x {y2 - y1:g} px; VOC's whole pixels, "
                              "of which the first and the last are named, can say no side of 1 px or less")
     for index, (name, (xml, picture)) in enumerate(zip(names, written, strict=True)):
-        for path in (xml, picture, listed):
+        for path in filter(None, (xml, picture, listed)):
             path.parent.mkdir(parents=True, exist_ok=True)
         xml.write_text(annotation(dataset.target(index), name.name, dataset.classes), encoding="utf-8")
         shutil.copyfile(dataset.pictures[index], picture)
-    listed.write_text(text, encoding="utf-8")
+    if listed:
+        listed.write_text(text, encoding="utf-8")
 
 
 def main(argv: list | None = None) -> None:
@@ -82,7 +83,7 @@ def main(argv: list | None = None) -> None:
     add("source", nargs="+", metavar="SOURCE", help="folders in VOC layout; with --to voc a json file")
     add("--to", default="coco", choices=["coco", "voc"], help="what to make of it")
     add("--output", required=True, metavar="PATH", help="json file to write, which must not be there yet; with --to voc the folder")
-    add("--split", default="all", metavar="S", help="list in ImageSets to convert, all: every XML file; with --to voc the list to write")
+    add("--split", default="all", metavar="S", help="list in ImageSets to convert, all: every XML file; with --to voc the list to write, all: none")
     add("--images", metavar="DIR", help="with --to voc: the pictures of the json")
     add("--zero-based", action="store_true", help="VOC coordinates start at 0 (VOC's own start at 1)")
     add("--classes", metavar="A,B,C|FILE", help="categories in the order of their ids, or a file with one a line, where several lists must agree (default: those of the pictures that are converted, sorted)")

@@ -103,7 +103,7 @@ def _pack(counts) -> str:
 
 def _unpack(text: str) -> list[int]:
     counts, value, shift = [], 0, 0
-    for code in text.encode("ascii", "replace"):
+    for code in map(ord, text):
         group = code - 48
         if not 0 <= group < 64:
             raise ValueError(f"its RLE has the character {chr(code)!r}, must be of those from '0' to 'o'")
