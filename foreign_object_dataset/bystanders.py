@@ -52,7 +52,7 @@ def pole(rng):
 
 def make_bystander(rng, span):
     """A large mesh with its front at the origin facing +x; span is the picture's width in millimetres."""
-    kind = rng.choice(["person", "bicycle", "rack", "kerb", "pole", "machine"], p=[0.46, 0.22, 0.14, 0.06, 0.04, 0.08])
+    kind = rng.choice(["person", "bicycle", "rack", "kerb", "pole", "machine"], p=[0.48, 0.23, 0.15, 0.06, 0.04, 0.04])
     if kind == "person":
         return person(rng, rng.uniform(150, max(0.42 * span, 160)))
     if kind == "pole":

@@ -74,8 +74,9 @@ def make_light(rng, style):
     sunny = rng.random() < style["sunny"]
     if sunny:
         sun = np.array([1 + warmth, 1.0, 1 - warmth]) * rng.uniform(1.0, 1.6)
-        blue = rng.uniform(0, 0.22)
-        sky = np.array([1 - blue, 1.0, 1 + blue * 1.3]) * rng.uniform(0.08, 0.5)
+        hard = rng.random() < 0.35  # a sky so dim that shadows are black, and as blue as it is
+        blue = rng.uniform(0, 0.7) if hard else rng.uniform(0, 0.3)
+        sky = np.array([1 - blue, 1.0, 1 + blue * 1.3]) * (np.exp(rng.uniform(np.log(0.015), np.log(0.1))) if hard else rng.uniform(0.08, 0.5))
         softness = rng.uniform(0.01, 0.12)
     else:
         sun = np.array([1.0, 1.0, 1.0]) * rng.uniform(0.0, 0.5)

@@ -84,7 +84,7 @@ class Ground:
 
     def asphalt(self):
         rng, h, w = self.rng, self.height, self.width
-        coarse = rng.uniform(0.7, 1.5) * self.style["grain"]
+        coarse = float(np.exp(rng.uniform(np.log(0.45), np.log(1.3)))) * self.style["grain"]
         layers = [self.noise(size * coarse) for size in (0.8, 1.7, 3.6, 7.5)]
         weights = rng.uniform([0.0, 0.5, 0.4, 0.0], [0.6, 1.0, 1.0, 0.5]).tolist()
         self.relief = sum(weight * layer for weight, layer in zip(weights, layers, strict=True))
@@ -95,9 +95,9 @@ class Ground:
             shades = (rng.standard_normal(int(labels.max()) + 1) * rng.uniform(0.1, 0.3)).astype(np.float32)
             tone = 0.6 * tone + shades[labels] - 0.25 * borders(labels, 1.2 * self.scale)
         tone += (
-            rng.uniform(0.2, 0.9) * np.maximum(layers[2] - rng.uniform(1.6, 2.6), 0) * (layers[1] > 0.2)
+            rng.uniform(0.2, 0.9) * np.maximum(layers[2] - rng.uniform(1.1, 2.4), 0) * (layers[1] > 0.2)
         )  # bright chips
-        tone -= rng.uniform(0.05, 0.7) * np.maximum(-layers[2] - 0.8 * layers[1] - rng.uniform(1.4, 2.6), 0)  # pits
+        tone -= rng.uniform(0, 0.6) * np.maximum(-layers[2] - 0.8 * layers[1] - rng.uniform(1.4, 2.6), 0)  # pits
         for size, strength in ((45, 0.05), (180, 0.06), (700, 0.08)):
             tone += rng.uniform(0, strength) * self.noise(size)
         grey = rng.uniform(*self.style["grey"])

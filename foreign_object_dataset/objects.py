@@ -18,7 +18,7 @@ def steel(rng, dark=0.0):
 
 
 def brass(rng):
-    base = np.array([172, 153, 106]) * rng.uniform(0.6, 1.2) + rng.normal(0, [6, 6, 16])
+    base = np.array([167, 157, 111]) * rng.uniform(0.6, 1.2) + rng.normal(0, [9, 6, 16])
     return Material(rgb(*base), rng.uniform(0.45, 0.95), rng.uniform(12, 90), 0.1)
 
 
@@ -133,12 +133,14 @@ def clip(rng, length, body, wire_material):
     lip = max(0.035 * length, wire * 1.6)
     reach = side * rng.uniform(0.95, 1.35)
     lean = np.arctan2((spine - gap) / 2, depth)
-    for sign in (1, -1):
+    folds = rng.choice([0, 1, 2], p=[0.4, 0.35, 0.25], size=2)
+    if rng.random() < 0.6:
+        folds[1] = folds[0]
+    for sign, fold in zip((1, -1), folds, strict=True):
         path = np.linspace(
             [-length / 2, depth, sign * (gap / 2 + lip * 0.7)], [length / 2, depth, sign * (gap / 2 + lip * 0.7)], 9
         )
         parts.append(tube(path, lip, 8, body))
-        fold = rng.choice([0, 1, 2], p=[0.4, 0.35, 0.25])
         # angle of the handle about the lip: 0 points away from the spine, about pi lies back on the side
         angle = (rng.uniform(-0.1, 0.35), np.pi - lean - rng.uniform(0.02, 0.15), rng.uniform(0.3, 2.6))[fold]
         handle = _handle(rng, length, reach, wire, wire_material)
@@ -172,7 +174,7 @@ def clip_black(rng):
 
 
 def clip_yellow(rng):
-    colour = np.array([228, 222, 72]) + rng.normal(0, [14, 13, 38])
+    colour = np.array([223, 223, 90]) + rng.normal(0, [14, 13, 36])
     colour += rng.uniform(0, 0.55) * (220 - colour)  # pale
     body = Material(rgb(*(colour * rng.uniform(0.8, 1.08))), 0.0, rng.uniform(15, 60), 0.05)
     return clip(rng, rng.uniform(15, 25), body, steel(rng))

@@ -8,7 +8,7 @@ from sensor import GLYPHS, bitmap
 
 def _pattern(rng, along, across, reach):
     """Mask [h,w] in the frame of a print: along and across are mm from its middle, `reach` mm its half length."""
-    kind = rng.choice(["letters", "knit", "stripes", "holes"], p=[0.15, 0.35, 0.25, 0.25])
+    kind = rng.choice(["letters", "knit", "stripes", "holes"], p=[0.06, 0.38, 0.28, 0.28])
     if kind == "letters":
         text = "".join(rng.choice([*GLYPHS], rng.integers(2, 9)))
         letters = bitmap(rng, text, rng.uniform(9, 30))
@@ -28,7 +28,7 @@ def prints(rng, pixels, camera):
     """Factor [H,W] on the light of a large thing whose mesh has the picture points pixels [N,2]: about 1 but for its prints."""
     factor = np.ones((camera.height, camera.width), np.float32)
     pixels = pixels[((pixels > 0) & (pixels < [camera.width, camera.height])).all(1)]
-    for _ in range(rng.poisson(3) if len(pixels) else 0):
+    for _ in range(rng.poisson(1.5) if len(pixels) else 0):
         middle, angle = pixels[rng.integers(len(pixels))], rng.uniform(0, np.pi)
         reach, tone = np.exp(rng.uniform(np.log(12), np.log(120))), np.exp(rng.choice([-1, 1]) * rng.uniform(0.1, 0.9))
         span = 1.5 * reach * camera.scale

@@ -41,9 +41,10 @@ def _shrink(image, factor):
     return cv2.resize(image, (image.shape[1] // factor, image.shape[0] // factor), interpolation=cv2.INTER_AREA)
 
 
-def shade(mesh, centres, normals, camera, light, ground):
+def shade(mesh, centres, normals, camera, light, albedo):
     """Linear RGB of each face [F,3], twice: in the sun and in the shadow of something else. Its points tell how high the mesh is, its
-    faces are not looked at: one row of albedo and surface for each of the centres and normals."""
+    faces are not looked at: one row of albedo and surface for each of the centres and normals. albedo [3] is the road's, which they mirror:
+    a face low above it that turns from the sun sees the shadow of its own thing."""
     view = camera.position - centres
     view /= np.linalg.norm(view, axis=1, keepdims=True)
     metal, gloss, sheen = (mesh.surface[:, k : k + 1] for k in range(3))
@@ -57,10 +58,12 @@ def shade(mesh, centres, normals, camera, light, ground):
     glint = np.maximum((normals * half).sum(1, keepdims=True), 0) ** gloss * (gloss + 8) / 25 * (facing > 0)
     tint = metal * mesh.albedo + (1 - metal) * sheen
     fresnel = tint + np.maximum(1 - tint, 0) * 0.5 * (1 - np.clip((normals * view).sum(1, keepdims=True), 0, 1)) ** 5
-    dark = mesh.albedo * (1 - metal) * (light.sky * up * open_sky + 0.5 * ground * (1 - up))
-    dark = dark + fresnel * light.surroundings(mirrored, ground) * (0.4 + 0.6 * open_sky)
-    lit = dark + light.sun * (mesh.albedo * (1 - metal) * facing + tint * glint)
-    return lit, dark
+    own_shadow = (facing == 0) * np.exp(-np.maximum(centres[:, 2:], 0) / 40)
+    sunny = light.sun * light.direction[2] * (1 - own_shadow)
+    lit, dark = (mesh.albedo * (1 - metal) * (light.sky * up * open_sky + 0.5 * ground * (1 - up))
+                 + fresnel * light.surroundings(mirrored, ground) * (0.4 + 0.6 * open_sky)
+                 for ground in (albedo * (light.sky + sunny), albedo * light.sky))
+    return lit + light.sun * (mesh.albedo * (1 - metal) * facing + tint * glint), dark
 
 
 def _faces(mesh, camera):
@@ -123,8 +126,8 @@ def _pieces(corners, bent, pixels):
     return corners, normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12), origin
 
 
-def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
-    """Blends the mesh into picture [H,W,3]; sunlit [H,W] says how much sun reaches it there, grain [H,W] is a factor on its light.
+def draw(picture, mesh, camera, light, albedo, sunlit, grain=None):
+    """Blends the mesh, on a road of that albedo [3], into picture [H,W,3]; sunlit [H,W] says how much sun reaches it there, grain [H,W] is a factor on its light.
 
     Returns (window, coverage): the patch (x1, y1, x2, y2) and the covered share of each of its pixels; None if unseen.
     """
@@ -149,7 +152,7 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
     seen, _ = camera.project(corners.reshape(-1, 3))
     index = _fill(seen.reshape(-1, 4, 2), order, window, factor)
     pieces = replace(mesh, albedo=mesh.albedo[shown][origin], surface=mesh.surface[shown][origin])
-    lit, dark = shade(pieces, centres, normals, camera, light, ground)
+    lit, dark = shade(pieces, centres, normals, camera, light, albedo)
     cover = (index > 0).astype(np.float32)
     zero = np.zeros((1, 3))
     colours = [np.concatenate([zero, c]).astype(np.float32)[index] for c in (lit, dark)]
@@ -166,7 +169,7 @@ def draw(picture, mesh, camera, light, ground, sunlit, grain=None):
 
 def cast(sunlit, mesh, camera, light):
     """Darkens sunlit [H,W] in place by the mesh's shadow on the ground; softer the taller the mesh."""
-    along = mesh.points[:, 2:] / max(light.direction[2], 0.15)
+    along = mesh.points[:, 2:] / light.direction[2]
     flat = mesh.points - along * light.direction
     flat[:, 2] = 0
     _darken(

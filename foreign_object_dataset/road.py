@@ -29,7 +29,7 @@ def disc(rng, centre, size, corners=14, rough=0.35):
 
 
 def make_road(rng, camera, style, span):
-    """A road with its marks; span is the picture's width in millimetres."""
+    """A road with its marks, which lie within `span` millimetres."""
     ground = Ground(rng, camera, style)
 
     def somewhere(reach=0.55):

@@ -13,7 +13,7 @@ from objects import CLASSES, MAKERS
 from prints import prints
 from raster import DRAWN, cast, draw, occlude
 from road import band, disc, make_road
-from sensor import photograph
+from sensor import motion, photograph
 from shapes import turn
 from styles import STYLES
 
@@ -48,6 +48,9 @@ TOGETHER = {
     (2, 1, 1, 2): 8,
     (0, 0, 0, 0): 12,
 }
+
+
+SEEN = 15  # levels of 255; what differs less from the road around it nobody would label
 
 
 @dataclass
@@ -118,7 +121,8 @@ def _far_shadows(rng, ground, span, softness):
 
 
 def _layer(rng, mesh, camera, light, road, sunlit):
-    """(window, cover, colour) of a mesh drawn by itself, or None when it is out of the picture; in the sun that falls on its foot."""
+    """(window, cover, colour) of a mesh drawn by itself, or None when it is out of the picture; in the sun that falls on its foot.
+    Some move while the picture is taken; the road's albedo is `road`."""
     canvas = np.zeros((camera.height, camera.width, 3), np.float32)
     foot = camera.project(mesh.points[mesh.points[:, 2] < 60])[0].mean(0)
     x, y = np.clip(np.nan_to_num(foot), 0, [camera.width - 1, camera.height - 1]).astype(int)
@@ -131,7 +135,11 @@ def _layer(rng, mesh, camera, light, road, sunlit):
     if drawn is None:
         return None
     (x1, y1, x2, y2), cover = drawn
-    return (x1, y1, x2, y2), cover, canvas[y1:y2, x1:x2].copy()
+    colour = canvas[y1:y2, x1:x2].copy()
+    if rng.random() < 0.2:
+        length, angle = rng.uniform(2, 14) * camera.scale, rng.uniform(0, np.pi)
+        cover, colour = (motion(layer, length, angle) for layer in (cover, colour))
+    return (x1, y1, x2, y2), cover, colour
 
 
 def _edge_wish(rng, camera, hidden):
@@ -195,7 +203,8 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     rng, style = np.random.default_rng([seed, index]), STYLES[style]
     camera, light = make_camera(rng, width, height, style, magnification), make_light(rng, style)
     span = width / camera.scale
-    ground = make_road(rng, camera, style, span)
+    marked = span * magnification if rng.random() < 0.65 else span  # the marks of a whole frame, few of which such a window shows, or many
+    ground = make_road(rng, camera, style, marked)
     sunlit = ground.seen(_far_shadows(rng, ground, span, light.softness))
     rough = ground.seen(_relief_shading(rng, ground, light))
     albedo = ground.seen(ground.albedo)
@@ -205,7 +214,7 @@ def render(seed, index, width, height, style="default", magnification=1.0):
     for mesh in bystanders:
         cast(sunlit, mesh, camera, light)
         occlude(openness, mesh, camera, 0.6)
-    road = albedo[::16, ::16].mean((0, 1)) * (light.sky + light.sun * light.direction[2])
+    road = albedo[::16, ::16].mean((0, 1))
     surfaces = np.random.default_rng([seed, index, 1])  # of their own, so that what lies there does not hang on them
     standing = [layer for mesh in bystanders if (layer := _layer(surfaces, mesh, camera, light, road, far_only))]
     hidden = np.zeros((height, width), np.float32)
@@ -213,7 +222,7 @@ def render(seed, index, width, height, style="default", magnification=1.0):
         np.maximum(hidden[y1:y2, x1:x2], cover, out=hidden[y1:y2, x1:x2])
 
     lying = _lying_things(rng, camera, hidden, style)
-    shaded = sunlit.copy()
+    shaded, beside = sunlit.copy(), 0.25 + 0.75 * openness
     for mesh, _ in lying:
         cast(shaded, mesh, camera, light)
         occlude(openness, mesh, camera, 0.75)
@@ -223,17 +232,18 @@ def render(seed, index, width, height, style="default", magnification=1.0):
         + (light.sun * light.direction[2]).astype(np.float32) * (rough * shaded)[..., None]
     )
     image *= (0.8 + 0.2 * rough)[..., None]
-    owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit)
+    owner, named = _draw_things(image, lying, standing, camera, light, road, sunlit, beside)
     image, covered = photograph(rng, image, style, magnification)
     owner[covered] = 0
     return Picture(image, owner, _objects(image, owner, named, camera))
 
 
-def _draw_things(image, lying, standing, camera, light, road, sunlit):
-    """Draws into image; returns owner [H,W] and the owners' [(class name, mesh, pixels when nothing covers it)]."""
+def _draw_things(image, lying, standing, camera, light, road, sunlit, beside):
+    """Draws into image what lies there, as bright as beside [H,W] lets it, and what stands there; returns owner [H,W] and the owners'
+    [(class name, mesh, pixels when nothing covers it)]."""
     owner, named = np.zeros(image.shape[:2], np.int16), []
     for mesh, name in lying:
-        found = draw(image, mesh, camera, light, road, sunlit)
+        found = draw(image, mesh, camera, light, road, sunlit, beside)
         if found is None:
             continue
         (x1, y1, x2, y2), cover = found
@@ -264,19 +274,25 @@ def _lying_things(rng, camera, hidden, style):
     return _far_to_near(things, camera, of=lambda thing: thing[0])
 
 
-def _whited_out(image, box):
-    """True where over-exposure has left nothing of what lies in the box (x1, y1, x2, y2): after a blur against noise all but the darkest
-    fiftieth of it is white. Anything dark there, be it a text or a pebble, counts as seen."""
-    x1, y1, x2, y2 = box
-    darkest = cv2.GaussianBlur(np.ascontiguousarray(image[y1:y2, x1:x2]).min(2), (0, 0), 1.5)
-    return np.percentile(darkest, 2) > 210  # of 255
+def _contrast(image, mask, owner):
+    """How many levels of 255 most of the pixels of a mask [H,W] differ from the road around: the tenth of them that does so most, in the
+    channel that shows it best, after a blur against noise."""
+    x1, y1, x2, y2 = mask_box(mask)
+    reach = 6 + max(x2 - x1, y2 - y1) // 4
+    window = slice(max(y1 - reach, 0), y2 + reach), slice(max(x1 - reach, 0), x2 + reach)
+    part, mask = cv2.GaussianBlur(np.ascontiguousarray(image[window]), (0, 0), 0.8).astype(float), mask[window]
+    around = owner[window] == 0
+    if not around.any():
+        return 255.0
+    return np.percentile(abs(part[mask] - np.median(part[around], axis=0)).max(1), 90)
 
 
 def _objects(image, owner, named, camera):
     objects = []
     for k, (name, mesh, full) in enumerate(named, 1):
         mask = owner == k
-        if not mask.any():
+        if not mask.any() or _contrast(image, mask, owner) < SEEN:
+            owner[mask] = 0
             continue
         pixels, _ = camera.project(mesh.points)
         low, high = pixels.min(0), pixels.max(0)
@@ -288,7 +304,7 @@ def _objects(image, owner, named, camera):
                 "name": name,
                 "box": box,
                 "truncated": bool(inside < 0.98 or visible < 0.9),
-                "difficult": bool(visible < 0.4 or _whited_out(image, box)),
+                "difficult": bool(visible < 0.4),
             }
         )
     return objects

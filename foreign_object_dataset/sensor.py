@@ -48,23 +48,32 @@ def expose(rng, linear, style):
     table = np.linspace(0, 1, 4096, dtype=np.float32) ** (1 / rng.uniform(2.0, 2.5))
     contrast = rng.uniform(-0.1, 0.45)
     table = table + contrast * (table * table * (3 - 2 * table) - table)
-    table = (table * rng.uniform(0.94, 1.0) + rng.uniform(0.0, 0.06)).clip(0, 1) * 255
+    if rng.random() < 0.3:  # black is all that is darker than this
+        toe = rng.uniform(0, 0.1)
+        table = (table - toe) / (1 - toe)
+    else:
+        table = table * rng.uniform(0.94, 1.0) + rng.uniform(0.0, 0.06)
+    table = table.clip(0, 1) * 255
     return table[np.clip(linear * 4095, 0, 4095).astype(np.int32)]
+
+
+def motion(image, length, angle):
+    """The image smeared along a line of so many pixels."""
+    middle = int(length / 2) + 1
+    kernel = np.zeros((2 * middle + 1, 2 * middle + 1), np.float32)
+    ends = [(int(16 * (middle + s * length / 2 * np.cos(angle))), int(16 * (middle + s * length / 2 * np.sin(angle)))) for s in (-1, 1)]
+    cv2.line(kernel, *ends, 1.0, 1, cv2.LINE_8, 4)
+    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
 
 def lens(rng, image, style, pixel):
     """Blur, motion, veiling glare and falling light at the corners, in place of the ideal pinhole."""
     h, w = image.shape[:2]
-    image = cv2.GaussianBlur(image, (0, 0), max(rng.uniform(*style["blur"]) * pixel, 0.25))
+    sigma = max(rng.uniform(*style["blur"]) * pixel, 0.25)
+    across = rng.uniform(1, 2) if rng.random() < 0.5 else 1  # fewer columns are stored than shown
+    image = cv2.GaussianBlur(image, (0, 0), across * sigma, sigmaY=sigma)
     if rng.random() < 0.12:
-        size, angle = max(rng.uniform(1, 5) * pixel, 1), rng.uniform(0, np.pi)
-        kernel = np.zeros((11, 11), np.float32)
-        ends = [
-            (int(16 * (5 + s * size / 2 * np.cos(angle))), int(16 * (5 + s * size / 2 * np.sin(angle))))
-            for s in (-1, 1)
-        ]
-        cv2.line(kernel, *ends, 1.0, 1, cv2.LINE_8, 4)
-        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+        image = motion(image, max(rng.uniform(1, 5) * pixel, 1), rng.uniform(0, np.pi))
     y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
     fall = 1 - rng.uniform(0, 0.16) * (x * x + y * y)
     slope = 1 + rng.normal(0, 0.06) * x + rng.normal(0, 0.06) * y
@@ -92,7 +101,7 @@ def sensor(rng, image, style, pixel):
         image = grey + cv2.GaussianBlur(image - grey, (0, 0), max(rng.uniform(1, 5) * pixel, 0.4))
     radius = max(rng.uniform(0.8, 2.2) * pixel, 0.5)
     amount = rng.uniform(*style["sharpen"])
-    limit = rng.uniform(20, 90)
+    limit = rng.uniform(20, 130)
     grey = image.mean(-1)
     image += np.clip(amount * (grey - cv2.GaussianBlur(grey, (0, 0), radius)), -limit, limit)[..., None]
     return np.clip(image, 0, 255)

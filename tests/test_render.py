@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -540,11 +541,43 @@ def test_what_is_over_exposed_turns_white_and_what_is_not_keeps_its_colour():
     assert dim[2] < dim[0] - 40 and bright[2] > dim[2] + 60 and bright[0] > 240
 
 
-def test_what_is_white_on_white_is_difficult_and_what_shows_a_little_is_not():
-    image = np.full((40, 60, 3), 240, np.uint8)
-    assert scene._whited_out(image, (5, 5, 30, 20))
-    image[10:14, 12:22] = (240, 240, 170)
-    assert not scene._whited_out(image, (5, 5, 30, 20)) and scene._whited_out(image, (30, 20, 31, 21))
+@pytest.mark.parametrize("road", [250, 128, 3])
+def test_what_nobody_could_tell_from_the_road_is_not_labelled(road):
+    """A box on the ground, as bright as the road; then a tenth of it, and a little more, is yellowish."""
+    camera = make_camera(np.random.default_rng(0), 640, 360, STYLES["default"])
+    thing = box([100, 50, 5], Material((0.5, 0.5, 0.5)))
+    x1, y1 = np.round(camera.project(thing.points)[0].min(0)).astype(int)
+    owner, image = np.zeros((360, 640), np.int16), np.full((360, 640, 3), road, np.uint8)
+    owner[y1:y1 + 20, x1:x1 + 40] = 1
+    assert scene._objects(image, owner.copy(), [("nail", thing, 800)], camera) == []
+    image[y1:y1 + 20, x1:x1 + 10, 2] = 60 if road > 60 else 80
+    found = scene._objects(image, owner, [("nail", thing, 800)], camera)
+    assert [each["box"] for each in found] == [(x1, y1, x1 + 40, y1 + 20)] and (owner == 1).any()
+
+
+def test_a_shadow_falls_away_from_the_sun():
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        camera, light = make_camera(rng, 640, 360, STYLES["default"], 4), make_light(rng, STYLES["default"])
+        sunlit, post = np.ones((360, 640), np.float32), box([6, 6, 40], Material((0.5, 0.5, 0.5))).dropped()
+        raster.cast(sunlit, post, camera, light)
+        rows, columns = np.nonzero(sunlit < 0.5 + 0.5 * sunlit.min())
+        middle = camera.on_ground(np.stack([columns, rows], 1)).mean(0)
+        assert middle @ light.direction[:2] < -0.9 * np.linalg.norm(middle) * np.linalg.norm(light.direction[:2])
+
+
+def test_metal_in_the_shade_mirrors_a_shaded_road_and_a_low_side_away_from_the_sun_its_own_shadow():
+    camera, light = make_camera(np.random.default_rng(0), 640, 360, STYLES["default"]), make_light(np.random.default_rng(0), STYLES["default"])
+    light = replace(light, direction=np.array([0.6, 0, 0.8]), sun=np.ones(3), sky=np.full(3, 0.2), lobes=np.zeros((1, 5)))
+    steel, down_and_away = box([10, 10, 10], Material((0.8, 0.8, 0.8), 1.0)), np.array([[-0.8, 0.0, -0.6]])
+    steel = replace(steel, albedo=steel.albedo[:1], surface=steel.surface[:1])
+
+    def shade(height, light):
+        return [side.mean() for side in raster.shade(steel, np.array([[0.0, 0, height]]), down_and_away, camera, light, np.full(3, 0.3))]
+
+    low, high = shade(2.0, light), shade(400.0, light)
+    assert high[0] > 3 * low[0]
+    assert shade(400.0, replace(light, sun=np.zeros(3))) == pytest.approx([high[1]] * 2)
 
 
 def test_shoes_rest_on_the_ground_whatever_their_soles():
