@@ -4,7 +4,7 @@
 
 Writes JPEGImages/NAME.jpg, Annotations/NAME.xml (1-based inclusive pixels) and
 ImageSets/Main/{train,val,trainval,test}.txt. Picture number i depends on (seed, i, size, style, magnification, quality, margin) alone,
-but for a few grey levels that change with the version of OpenCV and with the processor. The number of processes changes nothing, and a larger
+but for a few grey levels, and rarely a place, that change with the version of OpenCV and with the processor. The number of processes changes nothing, and a larger
 set begins with the smaller one's pictures; its lists are drawn anew, and an empty list is not written.
 """
 
