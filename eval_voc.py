@@ -34,7 +34,7 @@ def parse_flags(argv: list | None) -> argparse.Namespace:
     add("--data", nargs="+", metavar="DIR", default=[from_here(HERE / "foreign_object_dataset")],
         help="folders in VOC layout")
     add("--split", metavar="S", default="auto",
-        help="list in ImageSets; all: every XML file; auto: test if there is such a list, else val, else all")
+        help="list in ImageSets; all: every XML file; auto: test if every folder has such a list, else val; all where no folder has either")
     add("--zero-based", action="store_true", help="coordinates start at 0 (VOC's own start at 1)")
     flags = parser.parse_args(argv)
     flags.data = [os.path.abspath(folder) for folder in flags.data]         # also in the ids of several folders, as others read them from anywhere
