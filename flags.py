@@ -26,7 +26,7 @@ MODEL_FLAGS = {
     "pyramid": ("pyramid", "p2-p6", CHOICES["pyramid"], "levels of a two-stage model"),
     "p6_from": ("p6_from", "p5", CHOICES["p6_from"], "what P6 is made of"),
     "head_convs": ("head_convs", 4, number(int, 0), "convolutions in each tower of the head"),
-    "head_norm": ("head_norm", "gn", CHOICES["head_norm"], "normalisation in the head: group norm, batch norm or none"),
+    "head_norm": ("head_norm", "gn", CHOICES["head_norm"], "normalisation in the head: group norm, batch norm, batch norm with statistics that stay as they were loaded, or none"),
     "head_norm_groups": ("head_norm_groups", 0, number(int, 0), "groups of the group norm; 0: 32, or half of the channels where they are few"),
     "tower_bias": ("tower_bias", False, switch, "bias of the tower convolutions beside a norm"),
     "shared_tower": ("shared_tower", False, switch, "one tower for class and box"),

@@ -174,7 +174,7 @@ class TimmBody(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics and affine parameters stay as they were loaded, in training too."""
+    """Batch norm whose statistics stay as they were loaded, in training too; so does the rest where it asks for no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 INF = float("inf")
 CHOICES = {
     "levels": (3, 4, 5), "backbone_norm": ("bn", "gn"), "backbone_freeze": ("none", "norm", "early", "all"), "stride_in_1x1": (False, True), "pixel_order": ("rgb", "bgr"),
-    "p6_from": ("p5", "c5"), "head_norm": ("gn", "bn", "none"), "tower_bias": (False, True), "shared_tower": (False, True),
+    "p6_from": ("p5", "c5"), "head_norm": ("gn", "bn", "frozen_bn", "none"), "tower_bias": (False, True), "shared_tower": (False, True),
     "distance": ("exp", "relu"), "distance_unit": ("stride", "pixel"), "scale_distances": (True, False),
     "quality": ("centerness", "iou", "none"), "quality_tower": ("box", "cls"),
     "location_offset": (0.5, 0.0), "strides_from_grid": (False, True), "assignment": ("ranges", "atss"), "range_ends": ("closed", "open"),
@@ -98,7 +98,8 @@ class FCOSConfig(NetworkConfig):
     """The shape of an FCOS.
 
     levels            the pyramid: 5 = P3..P7 (strides 8..128), 3 = P3..P5 (strides 8..32)
-    head_norm         "bn" is one batch norm for each level; head_norm_groups 0 = 32, or half of the channels where they are few
+    head_norm         "bn" is one batch norm for each level, "frozen_bn" the same with statistics that stay as they were loaded, in training
+                      too (tools/freeze_head_norms.py measures them); head_norm_groups 0 = 32, or half of the channels where they are few
     tower_bias        convolutions before a norm have a bias, which the norm could do without
     distance          exp(x) or relu(x) of what a location predicts, in units of distance_unit, after a learned factor for each
                       level where scale_distances

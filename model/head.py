@@ -4,6 +4,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model.backbone import FrozenBatchNorm2d
+
 MAX_EXPONENT = 7.0          # exp(7) = 1097 strides: past any picture, and far from what float32 or float16 cannot hold
 CLASS_PRIOR = 0.01          # every location starts out 99 % background (Lin et al., 1708.02002, section 3.3)
 DISTANCES = {"exp": lambda x, unit: x.clamp(max=MAX_EXPONENT + math.log(unit)).exp() / unit,
@@ -61,8 +63,10 @@ class Tower(nn.ModuleList):
     def __init__(self, convs: int, config):
         super().__init__()
         channels, groups = config.fpn_channels, config.head_norm_groups or min(32, config.fpn_channels // 2)
+        def of_levels(norm):
+            return [nn.ModuleList(norm(channels) for _ in range(config.levels))]
         norms = {"gn": lambda: [nn.GroupNorm(groups, channels)], "none": lambda: [],
-                 "bn": lambda: [nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(config.levels))]}
+                 "bn": lambda: of_levels(nn.BatchNorm2d), "frozen_bn": lambda: of_levels(FrozenBatchNorm2d)}
         for _ in range(convs):
             self.append(nn.Conv2d(channels, channels, 3, padding=1, bias=config.tower_bias or config.head_norm == "none"))
             self.extend([*norms[config.head_norm](), nn.ReLU()])
