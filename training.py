@@ -120,6 +120,8 @@ def build_network(flags: argparse.Namespace, classes: list, resumed: dict | None
     try:
         theirs = parse_config(weights["config"]) if "config" in weights else None
         same = not theirs or theirs.model == flags.model
+        if config.get("head_norm") == "frozen_bn" and not (theirs and same):
+            raise ValueError("--head-norm frozen_bn keeps statistics that were measured (tools/freeze_head_norms.py), and none are loaded; take gn or bn")
         if theirs:                              # a detector: what its weights mean is its own matter, how to train on that of the flags
             config = {**asked, **{field: value for field, value in theirs.asdict().items() if field in (MEANING if same else BODY_MEANING)}}
         network = build_model(config)

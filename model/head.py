@@ -63,6 +63,7 @@ class Tower(nn.ModuleList):
     def __init__(self, convs: int, config):
         super().__init__()
         channels, groups = config.fpn_channels, config.head_norm_groups or min(32, config.fpn_channels // 2)
+
         def of_levels(norm):
             return [nn.ModuleList(norm(channels) for _ in range(config.levels))]
         norms = {"gn": lambda: [nn.GroupNorm(groups, channels)], "none": lambda: [],

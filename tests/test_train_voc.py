@@ -725,6 +725,7 @@ def test_a_floor_under_the_counts_makes_steps_small_whose_count_is_below_it(tmp_
 
 @pytest.mark.parametrize("flags, words_of_it", [
     (["--preset", "yolo"], "--preset: invalid choice: 'yolo'"), (["--scale-distances", "maybe"], "--scale-distances: is maybe, must be on or off"),
-    (["--location-offset", "0.3"], "--location-offset: invalid choice: 0.3"), (["--head-norm-groups", "7"], "head_norm_groups is 7, which does not divide")])
+    (["--location-offset", "0.3"], "--location-offset: invalid choice: 0.3"), (["--head-norm-groups", "7"], "head_norm_groups is 7, which does not divide"),
+    (["--head-norm", "frozen_bn"], "--head-norm frozen_bn keeps statistics that were measured")])
 def test_a_wrong_flag_of_the_network_ends_in_one_sentence(flags, words_of_it, tmp_path, voc_folder, capsys):
     assert words_of_it in refused(capsys, voc_folder, tmp_path / "run", *flags)
