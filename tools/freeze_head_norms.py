@@ -5,9 +5,10 @@
 
 Group norms take mean and variance from all that the network sees at a time. In training on squares (--crop) around objects that is
 mostly object, in a whole picture mostly background, and in a batch the padding too: one and the same object comes out differently. Here
-they become batch norms, one for each level, whose statistics are measured once, on training samples, and stay, also in a
-training that goes on from the file (head_norm: frozen_bn in its config). Samples are those of the run that the checkpoint is of; flags of train_voc.py or
-train_coco.py, as --data, say otherwise, and for a file without a run (of tools/shrink_checkpoint.py) all of them.
+they become batch norms, one for each level, whose statistics are measured once, on training samples, and stay, also in a training
+that goes on from the file (head_norm: frozen_bn in its config). Samples are those of the run that the checkpoint is of; flags of
+train_voc.py or train_coco.py, as --data, say otherwise, and for a file without a run (of tools/shrink_checkpoint.py) all of them.
+What it gains depends on the detector: judge both files.
 """
 import sys
 from itertools import islice
